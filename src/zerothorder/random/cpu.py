@@ -112,7 +112,9 @@ def _split(key: int) -> tuple[np.uint32, np.uint32]:
     return np.uint32(key & 0xFFFFFFFF), np.uint32(key >> 32)
 
 
-def shift(out: torch.Tensor, source: torch.Tensor, law: str, key: int, coefficient: float, start: int) -> None:
+def shift(
+    out: torch.Tensor, source: torch.Tensor, law: str, key: int, coefficient: float, start: int
+) -> None:
     """out = source + coefficient·z[start : start+n]; 1-D contiguous CPU tensors of one float dtype, may be the same."""
     _threads()
     target, base = out.numpy(), source.numpy()

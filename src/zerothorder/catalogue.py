@@ -1,0 +1,42 @@
+"""The catalogue of recipes: one row a method drives the command line, docs, tests and benchmark."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from zerothorder.errors import UsageError, nearest
+from zerothorder.recipe import Recipe
+from zerothorder.recipes import mezo
+
+
+@dataclass(frozen=True)
+class Row:
+    """A recipe class and its defaults for each scheme (full, lora, prefix)."""
+
+    recipe: type[Recipe]
+    schemes: Mapping[str, Mapping[str, float]]
+
+
+CATALOGUE: dict[str, Row] = {
+    mezo.MeZO.name: Row(mezo.MeZO, mezo.SCHEME_DEFAULTS),
+}
+
+
+def row(name: str) -> Row:
+    """UsageError with the nearest name for an unknown recipe."""
+    if name not in CATALOGUE:
+        raise UsageError(f"unknown recipe {name!r}{nearest(name, CATALOGUE)}; `zo recipes` lists them")
+    return CATALOGUE[name]
+
+
+def build(name: str, scheme: str = "full", **settings: Any) -> Recipe:
+    """The recipe with its scheme's defaults and then `settings`. UsageError for unknown names."""
+    found = row(name)
+    fields = [f.name for f in dataclasses.fields(found.recipe)]  # type: ignore[arg-type]
+    if scheme not in found.schemes:
+        raise UsageError(f"recipe {name!r} has no scheme {scheme!r}{nearest(scheme, found.schemes)}")
+    for key in settings:
+        if key not in fields:
+            raise UsageError(f"recipe {name!r} has no setting {key!r}{nearest(key, fields)}")
+    return found.recipe(**{**found.schemes[scheme], **settings})

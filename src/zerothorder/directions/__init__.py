@@ -1,0 +1,35 @@
+"""What is z? A direction is a law, then linear maps: a pure function of (key, State)."""
+
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from zerothorder.key import Key
+from zerothorder.space import Site
+from zerothorder.state import State
+
+View = Literal["probe", "step"]
+"""Two views of one draw: where to look and how to move. Equal unless a recipe names the difference."""
+
+
+class Direction(Protocol):
+    """z(key) over all sites, never stored whole."""
+
+    run_key: bytes
+
+    def shift(
+        self,
+        out: Tensor,
+        source: Tensor,
+        site: Site,
+        term: Key | str,
+        coefficient: float,
+        start: int,
+        state: State,
+        view: View = "probe",
+    ) -> None:
+        """out = source + coefficient·z[start : start+n] of the site, 1-D in the grid's compute dtype, n = len(out).
+
+        A string term names a vector in the State instead of a draw. Each product and each sum rounds once.
+        """
+        ...

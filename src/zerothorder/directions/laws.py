@@ -1,0 +1,60 @@
+"""Dense directions: every element of every site is an independent draw of a law, then linear maps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from zerothorder import random
+from zerothorder.directions import View
+from zerothorder.errors import UsageError, nearest
+from zerothorder.key import Key
+from zerothorder.space import Site
+from zerothorder.state import State
+
+
+class Map(Protocol):
+    """A linear map of z that acts on a chunk alone: mask, scale, block."""
+
+    def __call__(self, z: Tensor, site: Site, key: Key, start: int, state: State, view: View) -> None:
+        """Change z (1-D, elements start … of the whole tensor) in place."""
+        ...
+
+
+@dataclass(frozen=True)
+class Dense:
+    """z_i independent with E[z] = 0, E[z zᵀ] = I before the maps; law "gaussian" or "rademacher"."""
+
+    run_key: bytes
+    law: str = "gaussian"
+    maps: Sequence[Map] = ()
+
+    def __post_init__(self) -> None:
+        if self.law not in random.LAWS:
+            raise UsageError(f"unknown law {self.law!r}{nearest(self.law, random.LAWS)}")
+
+    def shift(
+        self,
+        out: Tensor,
+        source: Tensor,
+        site: Site,
+        term: Key | str,
+        coefficient: float,
+        start: int,
+        state: State,
+        view: View = "probe",
+    ) -> None:
+        """See `Direction.shift`."""
+        if isinstance(term, str):
+            vector = state.tensor(term, site.name).reshape(-1)[start : start + out.numel()].to(out.dtype)
+            torch.add(source, vector * coefficient, out=out)
+        elif not self.maps:
+            random.shift(out, source, self.law, term.seed(self.run_key, site.id), coefficient, start)
+        else:
+            z = torch.zeros_like(out)
+            random.shift(z, z, self.law, term.seed(self.run_key, site.id), 1.0, start)
+            for change in self.maps:
+                change(z, site, term, start, state, view)
+            torch.add(source, z.mul_(coefficient), out=out)

@@ -1,0 +1,45 @@
+"""Two-point finite differences along random directions."""
+
+from collections.abc import Generator
+
+from zerothorder.errors import UsageError
+from zerothorder.estimate import Estimate, Estimator, Step
+from zerothorder.point import Point, Values
+
+
+def central(eps: float, draws: int = 1) -> Estimator:
+    """n-SPSA: ρ_j = (L(θ + ε z_j) - L(θ - ε z_j)) / 2ε, estimate Σ_j ρ_j z_j / n. 2n evaluations.
+
+    Unbiased for the gradient of L smoothed by ε; exact along z for quadratics. The loss noted is the mean over all
+    points. Source: Spall 1992 (SPSA); Malladi et al. 2023 (n-SPSA for language models).
+    """
+    if not eps > 0:
+        raise UsageError(f"eps is {eps:g}; it must be above 0, for example 1e-3")
+    if draws < 1:
+        raise UsageError(f"draws is {draws}; at least 1 direction a step is needed")
+
+    def estimate(step: Step) -> Generator[list[Point], list[Values], Estimate]:
+        keys = [step.key(j) for j in range(draws)]
+        values = yield [Point(((key, sign * eps),)) for key in keys for sign in (1.0, -1.0)]
+        means = [v.mean() for v in values]
+        terms = tuple(
+            (key, (means[2 * j] - means[2 * j + 1]) / (2 * eps) / draws) for j, key in enumerate(keys)
+        )
+        return Estimate(terms, {"loss": sum(means) / len(means)})
+
+    return estimate
+
+
+def one_sided(eps: float, draws: int = 1) -> Estimator:
+    """ρ_j = (L(θ + ε z_j) - L(θ)) / ε. n + 1 evaluations; biased by ε/2 · zᵀHz where `central` is not."""
+    if not eps > 0:
+        raise UsageError(f"eps is {eps:g}; it must be above 0, for example 1e-3")
+
+    def estimate(step: Step) -> Generator[list[Point], list[Values], Estimate]:
+        keys = [step.key(j) for j in range(draws)]
+        base, *values = yield [Point(), *(Point(((key, eps),)) for key in keys)]
+        here = base.mean()
+        terms = tuple((key, (v.mean() - here) / eps / draws) for key, v in zip(keys, values, strict=True))
+        return Estimate(terms, {"loss": here})
+
+    return estimate

@@ -1,0 +1,60 @@
+"""One point at the model as it stands: what every executor does once the weights are in place."""
+
+import random as python_random
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from zerothorder.errors import UsageError
+from zerothorder.key import Key
+from zerothorder.objectives import Objective
+from zerothorder.point import Point, Values
+
+_EVALUATION = 0  # a site id no name hashes to in practice: the draw belongs to the whole evaluation
+
+
+@contextmanager
+def seeded(key: Key, run_key: bytes, model: nn.Module) -> Generator[None]:
+    """Global generators seeded from the key inside, left as found outside: dropout is the same at every point."""
+    seed = Key("eval", key.a, key.b).seed(run_key, _EVALUATION)
+    python, legacy = python_random.getstate(), np.random.get_state()
+    devices = sorted(
+        {p.device.index for p in model.parameters() if p.device.type == "cuda" and p.device.index}
+    )
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed >> 1)
+        python_random.seed(seed)
+        np.random.seed(seed & 0xFFFFFFFF)
+        try:
+            yield
+        finally:
+            python_random.setstate(python)
+            np.random.set_state(legacy)
+
+
+def value_at(model: nn.Module, point: Point, objective: Objective, batches: dict[str, Any]) -> Values:
+    """Evaluate the objective for one point whose weights are already in place."""
+    if point.on not in batches:
+        raise UsageError(f"the step has no batch named {point.on!r}; it was given {', '.join(batches)}")
+    prepared = batches[point.on]
+    if point.rows is not None:
+        select = getattr(objective, "select", None)
+        if select is None:
+            raise UsageError(
+                f"{type(objective).__name__} cannot be evaluated on some rows; it has no select()"
+            )
+        prepared = select(prepared, point.rows)
+    if point.want == "gradient":
+        gradient = getattr(objective, "gradient", None)
+        if gradient is None:
+            raise UsageError(
+                f"{type(objective).__name__} has no gradient(); use a purely zeroth-order recipe"
+            )
+        with torch.inference_mode(False), torch.enable_grad():
+            return gradient(model, prepared)
+    with torch.inference_mode():
+        return objective.evaluate(model, prepared)

@@ -1,0 +1,45 @@
+"""Every forward is counted in one place: rows and tokens through the root module, whoever called it."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Meter:
+    """Totals since the run began: `calls` of the model, `examples` (rows) and `tokens` (padding left out)."""
+
+    def __init__(self) -> None:
+        self.calls = self.examples = self.tokens = 0
+
+    @contextmanager
+    def watching(self, model: nn.Module) -> Generator[None]:
+        """Count every call of `model` inside the block, `generate` and `prepare` included."""
+        handle = model.register_forward_pre_hook(self._count, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def add(self, examples: int, tokens: int = 0) -> None:
+        """Count an evaluation that no module saw (a numpy function, a person)."""
+        self.calls, self.examples, self.tokens = (
+            self.calls + 1,
+            self.examples + examples,
+            self.tokens + tokens,
+        )
+
+    def _count(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        named = [kwargs.get(n) for n in ("input_ids", "decoder_input_ids", "inputs_embeds", "pixel_values")]
+        first = next((t for t in (*named, *args) if isinstance(t, Tensor)), None)
+        if first is None or first.ndim == 0:
+            self.add(1)
+            return
+        mask = kwargs.get("attention_mask")
+        is_text = first.dtype in (torch.int32, torch.int64) and first.ndim == 2
+        tokens = first.numel() if is_text else 0
+        if is_text and isinstance(mask, Tensor) and mask.shape == first.shape:
+            tokens = int(mask.sum())
+        self.add(first.shape[0], tokens)

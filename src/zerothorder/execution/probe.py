@@ -1,0 +1,38 @@
+"""A site's weights at a point: one arithmetic for every executor."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from zerothorder.directions import Direction
+from zerothorder.point import Term
+from zerothorder.space import CHUNK, Site
+from zerothorder.state import State, residual_of
+
+
+def write_probe(out: Tensor, site: Site, terms: Sequence[Term], direction: Direction, state: State) -> None:
+    """out = round(θ + Σ coefficient·direction) on the site's grid; out is contiguous, of the stored dtype.
+
+    θ is read with its residual; the sum runs in the compute dtype, term after term, and is rounded once.
+    """
+    stored, target = site.read(), out.view(-1)
+    residual = residual_of(site, state)
+    buffer = (
+        None
+        if site.grid.exact
+        else torch.empty(min(CHUNK, site.numel), dtype=site.grid.compute, device=out.device)
+    )
+    for local, start in site.chunks():
+        if buffer is None:
+            chunk, source = target[local], stored[local]
+        else:
+            chunk = source = buffer[: local.stop - local.start]
+            site.grid.load(chunk, stored[local], None if residual is None else residual[local])
+        if not terms and chunk is not source:
+            chunk.copy_(source)
+        for term, coefficient in terms:
+            direction.shift(chunk, source, site, term, coefficient, start, state)
+            source = chunk
+        if buffer is not None:
+            site.grid.probe(target[local], chunk)

@@ -1,0 +1,73 @@
+"""Content-hashed files beside a ledger: masks, first-order parts, adapter starts. Safetensors, named by SHA-256."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from zerothorder.errors import LedgerError
+
+
+class Attachments:
+    """A folder of attachments, or memory where the ledger has no file."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self._memory: dict[str, bytes] = {}
+
+    def put(self, tensors: Mapping[str, Tensor]) -> str:
+        """Write tensors durably under their hash, before any entry names them; returns the hash."""
+        data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        digest = hashlib.sha256(data).hexdigest()
+        if self.folder is None:
+            self._memory[digest] = data
+            return digest
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{digest}.safetensors"
+        if not path.exists():
+            write_durably(path, data)
+        return digest
+
+    def get(self, digest: str, what: str) -> dict[str, Tensor]:
+        """The tensors of a hash. LedgerError names a missing or damaged file."""
+        if self.folder is None:
+            return load(self._memory[digest])
+        path = self.folder / f"{digest}.safetensors"
+        if not path.exists():
+            raise LedgerError(
+                f"{what} needs the attachment {path.name}, which is not in {path.parent}; copy it there"
+            )
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise LedgerError(
+                f"the attachment {path} of {what} is damaged: its content does not match its name"
+            )
+        return {name: torch.empty_like(t).copy_(t) for name, t in load(data).items()}
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write beside, sync, rename, sync the folder: after a crash the file is whole or absent."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename or a new name in the folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,128 @@
+"""Appending to a ledger. The entry that was written is the entry that is applied."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from zerothorder.errors import LedgerError, UsageError
+from zerothorder.ledger.attachments import Attachments, sync_folder
+from zerothorder.ledger.entry import ATTACHMENT, CHAIN, END, STEP, Codec, Entry, frame
+from zerothorder.ledger.header import Header
+from zerothorder.ledger.reader import Contents, read
+
+_SYNC_SECONDS = 1.0
+"""A power failure loses at most this much; a killed process loses nothing that was appended."""
+
+
+class Ledger:
+    """A ledger being written, in a file or (path None) in memory alone."""
+
+    def __init__(self, header: Header, path: Path | None = None) -> None:
+        """A new ledger. UsageError if the file exists already."""
+        self.header, self.path = header, path
+        self.codec = Codec(header.columns, header.groups, header.tags)
+        self.attachments = Attachments(None if path is None else path.parent / "attachments")
+        self.past: list[Entry] = []
+        self.attached: dict[str, str] = {}
+        self._synced = time.monotonic()
+        data = header.encode()
+        self.chain = data[-CHAIN:]
+        self.size = 0
+        self._file: int | None = None
+        if path is not None:
+            try:
+                self._file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
+            except FileExistsError as error:
+                raise UsageError(
+                    f"{path} exists already; choose another output folder or resume the run"
+                ) from error
+        self._append(data, sync=True)
+        if path is not None:
+            sync_folder(path.parent)
+
+    @classmethod
+    def resume(cls, path: Path) -> "Ledger":
+        """Open a ledger to go on: a torn last entry is cut off; damage anywhere else is a LedgerError."""
+        contents = read(path)
+        ledger = cls.__new__(cls)
+        ledger.header, ledger.path, ledger.codec = contents.header, path, contents.codec
+        ledger.attachments = Attachments(path.parent / "attachments")
+        ledger.past, ledger.attached = list(contents.entries), dict(contents.attached)
+        ledger.chain, ledger.size, ledger._synced = contents.chain, contents.sound, time.monotonic()
+        ledger._file = os.open(path, os.O_RDWR)
+        if contents.torn:
+            os.ftruncate(ledger._file, contents.sound)
+            os.fsync(ledger._file)
+        os.lseek(ledger._file, 0, os.SEEK_END)
+        return ledger
+
+    def append(self, entry: Entry, dense: Mapping[str, Tensor] | None = None) -> Entry:
+        """Write a step and return it as written: this, not what was computed, is what must be applied."""
+        if entry.step != len(self.past):
+            raise LedgerError(f"step {entry.step} cannot follow {len(self.past)} written steps")
+        if dense is not None:
+            entry = dataclasses.replace(entry, dense_hash=self.attachments.put(dense))
+        before = dict(self.codec.rates)
+        flags, payload = self.codec.encode(entry)
+        try:
+            self._write(STEP, flags, entry.step, payload)
+        except BaseException:
+            self.codec.rates = before
+            raise
+        self.codec.rates = before
+        written = dataclasses.replace(self.codec.decode(flags, entry.step, payload), dense=dense)
+        self.past.append(dataclasses.replace(written, dense=None))
+        return written
+
+    def attach(self, name: str, tensors: Mapping[str, Tensor]) -> str:
+        """Write tensors beside the ledger and their hash into it."""
+        digest = self.attachments.put(tensors)
+        self._write(ATTACHMENT, 0, len(self.past), bytes.fromhex(digest) + name.encode())
+        self.attached[name] = digest
+        return digest
+
+    def end(self, weights: str) -> None:
+        """The end record: the hash of the final weights."""
+        self._write(END, 0, len(self.past), bytes.fromhex(weights))
+        self.sync()
+
+    def sync(self) -> None:
+        """Everything appended is on disk when this returns."""
+        if self._file is not None:
+            os.fsync(self._file)
+        self._synced = time.monotonic()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self.sync()
+            os.close(self._file)
+            self._file = None
+
+    def _write(self, kind: int, flags: int, step: int, payload: bytes) -> None:
+        data = frame(kind, flags, step, payload, self.chain)
+        self._append(data)
+        self.chain = data[-CHAIN:]
+
+    def _append(self, data: bytes, sync: bool = False) -> None:
+        if self._file is not None:
+            try:
+                written = 0
+                while written < len(data):
+                    written += os.write(self._file, data[written:])
+            except OSError as error:
+                # a half-written entry is taken back, so that the file stays a valid shorter run
+                os.ftruncate(self._file, self.size)
+                os.lseek(self._file, 0, os.SEEK_END)
+                raise UsageError(
+                    f"cannot write the ledger {self.path}: {error.strerror}; free some space, then resume the run"
+                ) from error
+            if sync or time.monotonic() - self._synced > _SYNC_SECONDS:
+                self.sync()
+        self.size += len(data)
+
+
+__all__ = ["Contents", "Ledger"]

@@ -1,0 +1,26 @@
+"""What is the value? Always minimised, pure at a given model, float32 or better."""
+
+from typing import Any, Protocol, runtime_checkable
+
+from torch import nn
+
+from zerothorder.key import Key
+from zerothorder.point import Values
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A function of the model and a batch.
+
+    `prepare` runs once a step at θ (reference log-probabilities, generations); `evaluate` is pure. An objective
+    whose prepared batch can be cut by example also has `select(prepared, rows)`; one that differentiates has
+    `gradient(model, prepared, sites)`; one that judges all points together has `compare(list of Values)`.
+    """
+
+    def prepare(self, model: nn.Module, batch: Any, key: Key) -> Any:
+        """What `evaluate` needs, computed once at θ."""
+        ...
+
+    def evaluate(self, model: nn.Module, prepared: Any) -> Values:
+        """Per-example values at the model as it is now."""
+        ...

@@ -1,0 +1,167 @@
+"""The one loop: ask an estimator for points, have them evaluated, write the entry, apply what was written."""
+
+import dataclasses
+import math
+import signal
+import threading
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from zerothorder import random
+from zerothorder.errors import UsageError
+from zerothorder.estimate import Step
+from zerothorder.execution import Executor, Surroundings
+from zerothorder.key import Key, run_key
+from zerothorder.ledger.entry import Entry, Rates, float32
+from zerothorder.ledger.header import Header, fingerprint, site_table
+from zerothorder.ledger.writer import Ledger
+from zerothorder.objectives import Objective
+from zerothorder.point import Estimate, Point, Values
+from zerothorder.recipe import Recipe, settings
+from zerothorder.space import ParameterSpace
+from zerothorder.state import State
+
+GROUPS = ("decay", "plain")
+
+
+class Run:
+    """A base model plus a ledger: owns the run key, the step counter, the rates and the State.
+
+    `steps` is what schedules run over. With `ledger` given the run goes on from it: the caller has replayed the
+    entries (`ledger.replay`) or loaded a snapshot. A live step and a replayed one differ in nothing but who wrote
+    the entry.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        space: ParameterSpace,
+        recipe: Recipe,
+        objective: Objective,
+        executor: Executor,
+        *,
+        seed: int = 0,
+        steps: int = 0,
+        path: Path | None = None,
+        ledger: Ledger | None = None,
+        state: State | None = None,
+        origin: Mapping[str, Any] | None = None,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.model, self.space, self.recipe, self.objective = model, space, recipe, objective
+        self.executor, self.steps = executor, steps
+        key = run_key(seed) if ledger is None else bytes.fromhex(ledger.header.run_key)
+        self.direction, self.estimator, self.update = (
+            recipe.direction(key),
+            recipe.estimator(),
+            recipe.update(),
+        )
+        self.state = state or State()
+        self.around = Surroundings(model, space, self.direction, self.state)
+        if ledger is None:
+            ledger = Ledger(new_header(model, space, recipe, key, origin or {}, data or {}), path)
+        self.ledger = ledger
+        self._open: Generator[list[Point], list[Values], Estimate] | None = None
+        if not self.ledger.past and (setup := getattr(recipe, "setup", None)):
+            setup(self)
+
+    @property
+    def index(self) -> int:
+        """The step about to be taken, which is the number of steps written."""
+        return len(self.ledger.past)
+
+    def attach(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Put one tensor a site (by site name) into the State and, by hash, into the ledger."""
+        self.ledger.attach(name, tensors)
+        self.state.tensors[name] = dict(tensors)
+
+    def step(self, batch: Any, rates: Mapping[str, Rates] | None = None, **others: Any) -> Entry:
+        """One step on a batch (and other named batches); returns the entry that was written and applied."""
+        model = self.model
+        key = Key("prepare", self.index)
+        with self.around.meter.watching(model):
+            prepared = {
+                name: self.objective.prepare(model, data, key)
+                for name, data in {"main": batch, **others}.items()
+            }
+        points = self.ask(rates)
+        while True:
+            values = self.executor.evaluate(points, self.objective, prepared, key, self.around)
+            if (compare := getattr(self.objective, "compare", None)) is not None:
+                values = compare(values)
+            answer = self.tell(values)
+            if isinstance(answer, Entry):
+                return answer
+            points = answer
+
+    def ask(self, rates: Mapping[str, Rates] | None = None) -> list[Point]:
+        """The first points of the next step, for somebody to answer."""
+        self._rates = dict(rates or self.recipe.rates(self.index, self.steps))
+        self._open = self.estimator(Step(self.index, self._rates, tuple(self.ledger.past), self.state))
+        return next(self._open)
+
+    def tell(self, values: list[Values]) -> Entry | list[Point]:
+        """Answer the points: more points where the estimator goes on, else the entry, written and applied."""
+        if self._open is None:
+            raise UsageError("tell() without ask(): ask() gives the points that tell() answers")
+        try:
+            return self._open.send(values)
+        except StopIteration as stop:
+            self._open = None
+            return self._write(stop.value)
+
+    def _write(self, estimate: Estimate) -> Entry:
+        terms = tuple((key, float32(scalar)) for key, scalar in estimate.terms)
+        # a bad value costs one step, never the run
+        skipped = not all(math.isfinite(scalar) for _, scalar in terms)
+        notes = {name: float32(value) for name, value in estimate.notes.items()}
+        entry = Entry(self.index, terms, notes, self._rates, skipped, estimate.absolute)
+        with uninterrupted():
+            written = self.ledger.append(entry, None if skipped else estimate.dense)
+            self.update.apply(written, self.space, self.direction, self.state)
+        return dataclasses.replace(written, dense=None)
+
+
+def new_header(
+    model: nn.Module,
+    space: ParameterSpace,
+    recipe: Recipe,
+    key: bytes,
+    origin: Mapping[str, Any],
+    data: Mapping[str, Any],
+) -> Header:
+    """The header of a run that starts at the model as it is."""
+    return Header(
+        base=fingerprint(model),
+        sites=site_table(space),
+        recipe=recipe.name,
+        settings=settings(recipe),
+        run_key=key.hex(),
+        generator=random.VERSION,
+        precision=next(iter(space)).grid.precision,
+        columns=recipe.columns,
+        groups=GROUPS,
+        tags=recipe.tags,
+        data=data,
+        origin=origin,
+    )
+
+
+@contextmanager
+def uninterrupted() -> Generator[None]:
+    """Hold Ctrl-C back until the block is through: written and applied belong together."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[Any] = []
+    before = signal.signal(signal.SIGINT, lambda *args: pressed.append(args))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed and callable(before):
+        before(*pressed[0])

@@ -1,0 +1,102 @@
+"""How do weights move? A chain of transforms over the estimated gradient, then θ ← round(θ - lr·g), chunk by chunk.
+
+Only +, -, ×, ÷ and √, each rounded on its own: the same bits on every CPU.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from zerothorder.directions import Direction
+from zerothorder.errors import UsageError
+from zerothorder.key import Key
+from zerothorder.ledger.entry import Entry
+from zerothorder.space import CHUNK, ParameterSpace, Site
+from zerothorder.state import RESIDUAL, State, residual_of
+
+
+@dataclass(frozen=True)
+class Where:
+    """The chunk a transform works on: elements `local` of a site's storage; weight decay that applies there."""
+
+    site: Site
+    local: slice
+    decay: float
+
+
+class Transform(Protocol):
+    """g ← T(g, θ, State), site-local. `memory` names the State tensors it keeps, one element a parameter each."""
+
+    @property
+    def memory(self) -> tuple[str, ...]: ...
+
+    def begin(self, state: State) -> None:
+        """Once a step, before any chunk: scalars that belong to the step."""
+        ...
+
+    def __call__(self, g: Tensor, weights: Tensor, where: Where, state: State) -> None:
+        """Change g in place. `weights` is the chunk of θ in the compute dtype."""
+        ...
+
+
+@dataclass(frozen=True)
+class Update:
+    """θ ← round(θ - lr·T_n(…T_1(Σ scalar·z))). Each site follows the rates of its group.
+
+    `accepts_dense`: whether a first-order part is added to the sum (hybrids) or refused.
+    """
+
+    transforms: Sequence[Transform] = field(default_factory=tuple[Transform, ...])
+    accepts_dense: bool = False
+
+    def apply(self, entry: Entry, space: ParameterSpace, direction: Direction, state: State) -> None:
+        """Move θ and State by one ledger entry; a skipped entry moves nothing. UsageError if it cannot be used."""
+        if entry.skipped:
+            return
+        if entry.dense is not None and not self.accepts_dense:
+            raise UsageError(
+                "this update takes scalars only, but the estimate holds a first-order part; use a hybrid"
+            )
+        for transform in self.transforms:
+            transform.begin(state)
+        with torch.no_grad():
+            for site in space:
+                self._site(entry, site, direction, state)
+
+    def _site(self, entry: Entry, site: Site, direction: Direction, state: State) -> None:
+        flat = site.read()
+        compute, device = site.grid.compute, flat.device
+        size = min(CHUNK, site.numel)
+        g_buffer = torch.empty(size, dtype=compute, device=device)
+        w_buffer = torch.empty(0 if site.grid.exact else size, dtype=compute, device=device)
+        residual = residual_of(site, state)
+        if residual is None and site.grid.has_residual:
+            residual = state.tensor(
+                RESIDUAL, site.name, lambda: torch.zeros(site.numel, dtype=torch.int8, device=device)
+            )
+        rates = entry.rates[site.group]
+        seed = Key("round", entry.step).seed(direction.run_key, site.id)
+        for local, start in site.chunks():
+            g = g_buffer[: local.stop - local.start].zero_()
+            for key, scalar in entry.terms:
+                direction.shift(g, g, site, key, scalar, start, state, view="step")
+            if entry.dense is not None and site.name in entry.dense:
+                g += entry.dense[site.name].reshape(-1)[local].to(g.dtype)
+            rest = None if residual is None else residual[local]
+            if site.grid.exact:
+                w = flat[local]
+            else:
+                w = w_buffer[: g.numel()]
+                site.grid.load(w, flat[local], rest)
+            where = Where(site, local, rates.decay)
+            for transform in self.transforms:
+                transform(g, w, where, state)
+            if not entry.absolute:
+                g *= rates.lr
+            w -= g
+            if not site.grid.exact:
+                site.grid.store(flat[local], rest, w, seed, start)
+        site.write(flat)

@@ -1,0 +1,87 @@
+"""The transforms of the common updates: decay, momentum, Adam, sign."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zerothorder.state import State
+from zerothorder.updates import Where
+
+
+def _memory(name: str, where: Where, like: Tensor, state: State) -> Tensor:
+    size = where.site.numel
+    whole = state.tensor(
+        name, where.site.name, lambda: torch.zeros(size, dtype=like.dtype, device=like.device)
+    )
+    return whole[where.local]
+
+
+@dataclass(frozen=True)
+class WeightDecay:
+    """g ← g + decay·θ with the decay of the site's group (L2, coupled, as SGD and MeZO have it)."""
+
+    memory: tuple[str, ...] = ()
+
+    def begin(self, state: State) -> None: ...
+
+    def __call__(self, g: Tensor, weights: Tensor, where: Where, state: State) -> None:
+        if where.decay:
+            g += weights * where.decay
+
+
+@dataclass(frozen=True)
+class Momentum:
+    """m ← β·m + g; g ← m."""
+
+    beta: float = 0.9
+    memory: tuple[str, ...] = ("momentum",)
+
+    def begin(self, state: State) -> None: ...
+
+    def __call__(self, g: Tensor, weights: Tensor, where: Where, state: State) -> None:
+        m = _memory("momentum", where, g, state)
+        m *= self.beta
+        m += g
+        g.copy_(m)
+
+
+@dataclass(frozen=True)
+class Adam:
+    """m ← β₁m + (1-β₁)g; v ← β₂v + (1-β₂)g²; g ← m̂ / (√v̂ + ε), both moments bias-corrected.
+
+    The powers of β are products kept in the State, one factor a step: `pow` differs between C libraries.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    memory: tuple[str, ...] = ("adam_m", "adam_v")
+
+    def begin(self, state: State) -> None:
+        for name, beta in (("adam_beta1", self.beta1), ("adam_beta2", self.beta2)):
+            state.scalars[name] = state.scalars.get(name, 1.0) * beta
+
+    def __call__(self, g: Tensor, weights: Tensor, where: Where, state: State) -> None:
+        m, v = _memory("adam_m", where, g, state), _memory("adam_v", where, g, state)
+        m *= self.beta1
+        m += g * (1 - self.beta1)
+        v *= self.beta2
+        v += (g * g) * (1 - self.beta2)
+        g.copy_(v)
+        g /= 1 - state.scalars["adam_beta2"]
+        g.sqrt_()
+        g += self.eps
+        torch.div(m / (1 - state.scalars["adam_beta1"]), g, out=g)
+
+
+@dataclass(frozen=True)
+class Sign:
+    """g ← sign(g)."""
+
+    memory: tuple[str, ...] = ()
+
+    def begin(self, state: State) -> None: ...
+
+    def __call__(self, g: Tensor, weights: Tensor, where: Where, state: State) -> None:
+        g.sign_()
