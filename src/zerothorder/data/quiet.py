@@ -1,0 +1,45 @@
+"""Other people's libraries: imported when needed, silent while they work, in one sentence when they fail."""
+
+import importlib
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+from zerothorder.errors import UsageError
+
+
+def need(module: str, purpose: str) -> ModuleType:
+    """Import an optional package, or say what it is for and how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        missing = error.name or module
+        raise UsageError(
+            f"{purpose} needs the package {missing!r}, which is not here: pip install {missing}"
+        ) from error
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """No loading bars and no advice from transformers inside; its settings are put back afterwards."""
+    library = need("transformers", "loading a model").utils.logging
+    verbosity, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity(logging.CRITICAL)
+    library.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        library.set_verbosity(verbosity)
+        if bars:
+            library.enable_progress_bar()
+
+
+def one_sentence(error: BaseException) -> str:
+    """The first sentence of a foreign error, on one line and without its full stop."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return re.split(r"(?<=[a-z)'\"])\.\s", text, maxsplit=1)[0].rstrip(".")[:300]
