@@ -53,6 +53,25 @@ def test_forwards_between_rows_are_interpolated_from_zero(tmp_path: Path) -> Non
     assert read(tmp_path).forwards_at(np.array([1.0])) is None
 
 
+def test_totals_go_on_where_a_resumed_run_began_again(tmp_path: Path) -> None:
+    rows = [32, 64, 96, 32, 64, None, 32]
+    metrics = read(tmp_path, *({"kind": "step", "step": at, "forwards": n} for at, n in enumerate(rows)))
+    totals = metrics.series("forwards")[1]
+    assert totals[np.isfinite(totals)].tolist() == [32, 64, 96, 128, 160, 192]
+    assert metrics.last("forwards") == 192
+
+
+def test_movement_stands_on_rows_of_either_kind(tmp_path: Path) -> None:
+    metrics = read(
+        tmp_path,
+        {"kind": "step", "step": 1, "moved": 0.1},
+        {"kind": "eval", "step": 5, "split": "dev", "auc": 0.7, "moved": 0.2},
+        {"kind": "eval", "step": 5, "split": "test", "auc": 0.7, "moved": 0.2},
+    )
+    assert metrics.series("moved")[0].tolist() == [1, 5]
+    assert metrics.metric_names == ["auc"]
+
+
 def test_best_knows_which_way_is_up() -> None:
     steps, values = np.array([1.0, 2.0, 3.0]), np.array([0.5, 0.7, 0.6])
     assert best("auc", steps, values) == (0.7, 2)

@@ -3,22 +3,37 @@
 import json
 import math
 import re
+import shlex
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tyro
 
+from zerothorder.config import TrainConfig
 from zerothorder.errors import UsageError
+from zerothorder.key import Key
+from zerothorder.ledger.entry import Entry, Rates
+from zerothorder.ledger.header import Header
+from zerothorder.ledger.writer import Ledger
 from zerothorder.report import write_report
+from zerothorder.report.origin import train_command
 
 CONFIG = {
+    "output": "runs/demo",
     "model": "smollm2",
-    "data": {"name": "rotten-tomatoes", "split": "train"},
-    "recipe": {"name": "mezo", "eps": 0.001, "lr": 1e-6},
+    "data": "reviews.jsonl",
+    "template": "{text} <It was>",
+    "recipe": "mezo",
     "steps": 40,
-    "verbalizers": {"0": " terrible", "1": " <great>"},
-    "report_to": None,
+    "batch_size": 16,
+    "lr": 1e-6,
+    "freeze": ["embed", "norm"],
+    "chat": True,
+    "overwrite": True,
+    "report_to": [],
+    "eps": None,
 }
 
 
@@ -45,14 +60,37 @@ def full(folder: Path) -> Path:
         {"kind": "eval", "step": 0, "split": "zero-shot", "accuracy": 0.48, "auc": 0.72, "loss": 0.9}
     ]
     for at in range(1, 41):
-        rows.append(step(at, moved=at / 1e4, changed=at / 50) if at % 10 == 0 else step(at))
+        rows.append(step(at))
         if at % 10 == 0:
-            rows.append({"kind": "eval", "step": at, "split": "dev", "accuracy": 0.5 + at / 400, "auc": 0.72})
+            row = {"kind": "eval", "step": at, "split": "dev", "accuracy": 0.5 + at / 400, "auc": 0.72}
+            rows.append(row | {"moved": at / 1e4, "changed": at / 50, "forwards": 40 * at})
     rows.append({"kind": "eval", "step": 40, "split": "test", "accuracy": 0.61, "auc": 0.715, "loss": 0.6})
-    rows.append({"kind": "end", "step": 40, "reason": "all steps done"})
+    rows.append({"kind": "end", "step": 40, "accuracy": 0.61})
     run(folder, rows)
-    (folder / "ledger.zo").write_bytes(b"")
+    ledger(folder / "ledger.zo", 40)
     return folder
+
+
+def ledger(path: Path, steps: int) -> None:
+    header = Header(
+        base="b" * 64,
+        sites=[],
+        recipe="mezo",
+        settings={"eps": 1e-3, "law": "gaussian"},
+        run_key="00" * 16,
+        generator=1,
+        precision="residual",
+        columns=("loss",),
+        groups=("decay", "plain"),
+        origin={"torch": "2.13.0", "model": "smollm2"},
+    )
+    path.unlink(missing_ok=True)
+    writing = Ledger(header, path)
+    rates = {group: Rates(1e-6) for group in header.groups}
+    for at in range(steps):
+        writing.append(Entry(at, ((Key("z", at, 0), 0.5),), {"loss": 0.7}, rates))
+    writing.end("f" * 64)
+    writing.close()
 
 
 def titles(page: str) -> list[str]:
@@ -76,13 +114,14 @@ def test_a_full_run_shows_its_pictures_scores_settings_and_replay(tmp_path: Path
         "−0.005",
         "finished after 40 steps",
         "0.48",
-        "mezo on smollm2, with rotten-tomatoes",
+        "mezo on smollm2, with reviews.jsonl",
     ):
         assert words in page, words
     assert f"zo replay smollm2 {tmp_path}/demo/ledger.zo -o replayed" in page
     assert "zo ledger verify smollm2" in page
     assert "forwards (examples)" in page
-    assert "data.split" in page
+    for words in ("bytes a step", "gaussian", "f" * 64, "b" * 64, "made with torch"):
+        assert words in page, words
 
 
 def test_the_page_fetches_nothing_and_closes_every_element(tmp_path: Path) -> None:
@@ -109,8 +148,8 @@ def test_the_page_fetches_nothing_and_closes_every_element(tmp_path: Path) -> No
 
 def test_what_a_run_says_is_escaped(tmp_path: Path) -> None:
     page = write_report(run(tmp_path / "demo", [step(1)])).read_text()
-    assert " &lt;great&gt;" in page
-    assert "<great>" not in page
+    assert "&lt;It was&gt;" in page
+    assert "<It was>" not in page
 
 
 def test_colours_are_the_style_sheet_s_for_light_and_dark(tmp_path: Path) -> None:
@@ -156,7 +195,7 @@ def test_an_empty_folder_still_gives_a_page(tmp_path: Path) -> None:
         [{"kind": "eval", "step": 0, "split": "test", "accuracy": math.nan}],
         [{"kind": "eval", "step": 0, "split": "zero-shot", "accuracy": 0.5}],
         [{"kind": "eval", "step": 5, "perplexity": 12.5}],
-        [{"kind": "end", "reason": None}],
+        [{"kind": "end", "accuracy": None}],
         [step(at, loss=1e30 * at) for at in range(3)],
     ],
 )
@@ -205,11 +244,47 @@ def test_a_schedule_and_an_odd_metric_get_their_own_pictures(tmp_path: Path) -> 
     assert "perplexity ↓" in page
 
 
-def test_the_command_is_told_when_the_config_has_it(tmp_path: Path) -> None:
-    config = CONFIG | {"command": ["zo", "train", "--template", "{text} It was"]}
-    page = write_report(run(tmp_path / "demo", [step(1)], config)).read_text()
-    assert "zo train --template &#39;{text} It was&#39;" in page
-    assert "zo replay" not in page, "there is no ledger to replay"
+def test_the_command_has_every_setting_that_is_not_the_default() -> None:
+    assert train_command(CONFIG) == (
+        "zo train --model smollm2 --data reviews.jsonl --template '{text} <It was>' --steps 40 --lr 1e-06 "
+        "--freeze embed norm --chat --output runs/demo"
+    )
+    assert train_command({}) is None
+    assert train_command({"something": "else"}) is None
+
+
+def test_the_command_is_read_back_as_the_same_config() -> None:
+    command = train_command(CONFIG)
+    assert command is not None
+    config = tyro.cli(
+        tyro.conf.configure(tyro.conf.OmitArgPrefixes)(TrainConfig), args=shlex.split(command)[2:]
+    )
+    saved = json.loads(config.to_json())
+    assert {name: saved[name] for name in CONFIG if name != "overwrite"} == {
+        name: value for name, value in CONFIG.items() if name != "overwrite"
+    }
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "torn", "flipped"])
+def test_what_is_wrong_with_the_ledger_is_said(tmp_path: Path, damage: str) -> None:
+    folder = full(tmp_path / "demo")
+    path = folder / "ledger.zo"
+    data = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        flipped = data[:-100] + bytes([data[-100] ^ 1]) + data[-99:]
+        path.write_bytes({"empty": b"", "torn": data[:-50], "flipped": flipped}[damage])
+    page = write_report(folder).read_text()
+    words = {
+        "missing": "ledger.zo is missing, so this run cannot be replayed.",
+        "empty": "is not a ledger",
+        "torn": "resuming drops it",
+        "flipped": "is damaged at step",
+    }[damage]
+    assert words in page
+    assert ("zo replay" in page) == (damage == "torn")
+    assert "Loss" in titles(page)
 
 
 def test_no_such_folder_is_one_sentence(tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """Reading RUN/metrics.jsonl: one JSON object a line, in the order things happened.
 
     {"kind": "step", "step": 7, "loss": 0.69, "projected_gradient": -1.3, "lr": 1e-6, "forwards": 224,
-     "tokens": 9120, "seconds": 0.41, "skipped": false, "memory": 1240000000, "moved": 1e-4, "changed": 0.93}
-    {"kind": "eval", "step": 50, "split": "dev", "accuracy": 0.61, "auc": 0.72, "loss": 0.66}
+     "tokens": 9120, "seconds": 0.41, "skipped": false, "memory": 1240000000}
+    {"kind": "eval", "step": 50, "split": "dev", "accuracy": 0.61, "auc": 0.72, "loss": 0.66, "moved": 1e-4,
+     "changed": 0.93}
     {"kind": "end", ...}
 
-`forwards` and `tokens` are running totals, `seconds` is the step's own time, `memory` the peak resident bytes
-so far; `moved` and `changed` stand on some rows only. A run that was killed leaves a torn last line, and a
-resumed one may write a step twice: the later row counts.
+`forwards` and `tokens` are running totals (of this process: a resumed run may begin again at 0), `seconds` is
+the step's own time, `memory` the peak resident bytes so far; `moved` and `changed` stand on rows of either
+kind, where they were measured. A run that was killed leaves a torn last line, and a resumed one may write a
+step twice: the later row counts.
 """
 
 import json
@@ -24,7 +26,9 @@ Row = Mapping[str, Any]
 Floats = NDArray[np.float64]
 
 ZERO_SHOT = "zero-shot"
-_NOT_A_METRIC = {"kind", "step", "split", "forwards", "tokens", "seconds", "examples", "rows", "memory"}
+_TOTALS = ("forwards", "tokens")
+_MOVEMENT = ("moved", "changed")
+_NOT_A_METRIC = {"kind", "step", "split", "seconds", "examples", "rows", "memory", *_TOTALS, *_MOVEMENT}
 _LOWER_IS_BETTER = ("loss", "perplexity", "nll", "error", "brier")
 
 
@@ -38,9 +42,18 @@ class Metrics:
     problems: list[str] = field(default_factory=list[str])
 
     def series(self, name: str) -> tuple[Floats, Floats]:
-        """(steps, values) of a training column: rows without it are left out, null and NaN stay as NaN."""
-        rows = [row for row in self.steps if name in row]
-        return _column(rows, "step"), _column(rows, name)
+        """(steps, values) of a column of the course of training.
+
+        Rows without it are left out, null and NaN stay as NaN, and a total goes on where a resumed run began
+        again.
+        """
+        rows = self.steps + self.evals if name in _MOVEMENT else self.steps
+        found = {int(row["step"]): row for row in rows if name in row}
+        rows = [found[step] for step in sorted(found)]
+        values = _column(rows, name)
+        if name in _TOTALS:
+            values = _unbroken(values)
+        return _column(rows, "step"), values
 
     def last(self, name: str) -> float | None:
         """The last finite value of a training column."""
@@ -164,6 +177,17 @@ def _parse(line: str) -> Row | None:
     except ValueError:
         return None
     return row if isinstance(row, dict) else None
+
+
+def _unbroken(totals: Floats) -> Floats:
+    """A running total across restarts: where it falls, what was counted before is added."""
+    known = np.isfinite(totals)
+    found = totals[known]
+    before = np.concatenate(([0.0], found[:-1])) if found.size else found
+    restarts = np.where(found < before, before, 0.0)
+    out = totals.copy()
+    out[known] = found + np.cumsum(restarts)
+    return out
 
 
 def _column(rows: list[Row], name: str) -> Floats:

@@ -1,8 +1,7 @@
 """RUN/report.html: one page, nothing fetched, made from the two files every run leaves."""
 
 import json
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from zerothorder.errors import UsageError
 from zerothorder.report import text
 from zerothorder.report.metrics import ZERO_SHOT, Metrics, best, lower_is_better, read_metrics
+from zerothorder.report.origin import Origin, commands, read_origin
 from zerothorder.report.pictures import pictures
 
 _HEADLINE = (
@@ -61,6 +61,7 @@ def write_report(run_folder: Path) -> Path:
         ) from error
     config, problems = _read_config(run_folder / "config.json")
     metrics = read_metrics(run_folder / "metrics.jsonl")
+    origin, lost = read_origin(run_folder / "ledger.zo")
     environment = Environment(
         loader=PackageLoader("zerothorder.report", "templates"),
         autoescape=True,
@@ -70,20 +71,18 @@ def write_report(run_folder: Path) -> Path:
     )
     page = environment.get_template("report.html.j2").render(
         name=run_folder.resolve().name,
-        recipe=text.title(config.get("recipe"), "a run"),
+        recipe=origin.recipe or text.title(config.get("recipe"), "a run"),
         model=text.title(config.get("model"), "the packaged model" if config else "an unknown model"),
         data=text.title(config.get("data"), "the packaged data" if config else "unknown data"),
         status=_status(metrics),
-        tiles=_tiles(metrics),
+        tiles=_tiles(metrics, origin),
         scores=list(_scores(metrics)),
         pictures=list(pictures(metrics)),
-        recipe_settings=_recipe_settings(config),
-        settings=[
-            pair for pair in text.settings(config) if pair[0].split(".")[0] not in ("recipe", "command")
-        ],
-        commands=_commands(run_folder, config),
-        ending=[pair for pair in text.settings(metrics.end or {}) if pair[0] != "kind"],
-        problems=_shortened(problems + metrics.problems),
+        commands=list(commands(run_folder, config, ledger=bool(origin.steps))),
+        settings=[pair for pair in text.settings(config) if pair[1] != "–"],
+        recipe_settings=origin.settings,
+        ledger=origin.facts,
+        problems=_shortened(problems + metrics.problems + lost),
     )
     target = run_folder / "report.html"
     partial = run_folder / "report.html.part"
@@ -111,8 +110,7 @@ def _status(metrics: Metrics) -> tuple[str, str]:
     """(css class, words): whether the run came to its end."""
     last = metrics.last_step
     if metrics.end is not None:
-        reason = metrics.end.get("reason")
-        return "good", f"finished after {last:,} steps" + (f" ({text.plain(reason)})" if reason else "")
+        return "good", f"finished after {last:,} steps"
     return (
         ("open", f"no end record: stopped or running, last step {last:,}")
         if last
@@ -120,7 +118,7 @@ def _status(metrics: Metrics) -> tuple[str, str]:
     )
 
 
-def _tiles(metrics: Metrics) -> list[Tile]:
+def _tiles(metrics: Metrics, origin: Origin) -> list[Tile]:
     tiles: list[Tile] = []
     by_rank = sorted(
         metrics.metric_names, key=lambda name: _HEADLINE.index(name) if name in _HEADLINE else len(_HEADLINE)
@@ -151,6 +149,10 @@ def _tiles(metrics: Metrics) -> list[Tile]:
             Tile("time", text.duration(float(known.sum()) if known.size else None), _per_step(known)),
             Tile("peak memory", text.size(metrics.last("memory"))),
         ]
+    if origin.steps:
+        tiles.append(
+            Tile("ledger", text.size(origin.nbytes), f"{origin.nbytes / origin.steps:.0f} bytes a step")
+        )
     return tiles
 
 
@@ -158,7 +160,7 @@ def _per_step(seconds: "np.ndarray[Any, Any]") -> str:
     return f"{text.duration(float(np.median(seconds)))} a step" if seconds.size else ""
 
 
-def _scores(metrics: Metrics) -> "Sequence[Score]":
+def _scores(metrics: Metrics) -> list[Score]:
     rows: list[Score] = []
     for name in metrics.metric_names:
         zero, test = metrics.evaluated(name, ZERO_SHOT)[1], metrics.evaluated(name, "test")[1]
@@ -178,25 +180,3 @@ def _scores(metrics: Metrics) -> "Sequence[Score]":
             )
         )
     return rows
-
-
-def _recipe_settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    recipe = config.get("recipe")
-    return list(text.settings(recipe)) if isinstance(recipe, Mapping) else []
-
-
-def _commands(run_folder: Path, config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(what it is for, command line): how to get this model again from base and ledger."""
-    commands: list[tuple[str, str]] = []
-    written = config.get("command")
-    if written:
-        line = written if isinstance(written, str) else shlex.join(str(word) for word in written)
-        commands.append(("as it was run", line))
-    ledger = run_folder / "ledger.zo"
-    if ledger.is_file():
-        base, place = shlex.quote(text.title(config.get("model"), "BASE")), shlex.quote(str(ledger))
-        commands += [
-            ("the fine-tuned model again, bit for bit", f"zo replay {base} {place} -o replayed"),
-            ("is the ledger whole, and of this base?", f"zo ledger verify {base} {place}"),
-        ]
-    return commands
