@@ -1,6 +1,6 @@
 """`Copy`: a second, perturbed copy of every searched weight. The reference; twice the memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from zerothorder.directions import Direction
 from zerothorder.point import Term
+from zerothorder.scratch import buffer
 from zerothorder.space import CHUNK, Site
 from zerothorder.state import State, residual_of
 
@@ -18,21 +18,18 @@ def write_probe(out: Tensor, site: Site, terms: Sequence[Term], direction: Direc
     """
     stored, target = site.read(), out.view(-1)
     residual = residual_of(site, state)
-    buffer = (
-        None
-        if site.grid.exact
-        else torch.empty(min(CHUNK, site.numel), dtype=site.grid.compute, device=out.device)
-    )
+    size = min(CHUNK, site.numel)
+    room = None if site.grid.exact else buffer("probe", size, site.grid.compute, out.device)
     for local, start in site.chunks():
-        if buffer is None:
+        if room is None:
             chunk, source = target[local], stored[local]
         else:
-            chunk = source = buffer[: local.stop - local.start]
+            chunk = source = room[: local.stop - local.start]
             site.grid.load(chunk, stored[local], None if residual is None else residual[local])
         if not terms and chunk is not source:
             chunk.copy_(source)
         for term, coefficient in terms:
             direction.shift(chunk, source, site, term, coefficient, start, state)
             source = chunk
-        if buffer is not None:
+        if room is not None:
             site.grid.probe(target[local], chunk)

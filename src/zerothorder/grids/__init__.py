@@ -14,6 +14,7 @@ from torch import Tensor
 from zerothorder.errors import UsageError
 from zerothorder.grids import reference
 from zerothorder.random import byte_lanes, philox
+from zerothorder.scratch import buffer
 
 Precision = Literal["residual", "stochastic", "nearest"]
 
@@ -68,7 +69,8 @@ class Grid:
             random = philox.lanes(seed, 16, start, values.numel(), values.device)
             reference.stochastic(stored, values, random)
         else:
-            random = byte_lanes(seed, start, values.numel(), values.device)
+            random = buffer("rounding", values.numel(), torch.uint8, values.device)
+            byte_lanes(random, seed, start)
             if self.dtype == torch.bfloat16 and values.device.type == "cpu":
                 from zerothorder.grids import cpu
 

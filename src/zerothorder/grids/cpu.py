@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit, prange, uint8, uint16, uint32
+from numba import int32, njit, prange, uint8, uint16, uint32
 from torch import Tensor
 
 from zerothorder.random.cpu import _threads
@@ -15,26 +15,22 @@ _BLOCK = 4096
 @njit(parallel=True, nogil=True, cache=True)
 def _load(out: Any, stored: Any, residual: Any) -> None:
     for t in prange((out.size + _BLOCK - 1) // _BLOCK):
-        for i in range(t * _BLOCK, min(out.size, (t + 1) * _BLOCK)):
-            out[i] = (uint32(stored[i]) << uint32(16)) + (uint32(residual[i]) << uint32(8))
+        a, b = t * _BLOCK, min(out.size, (t + 1) * _BLOCK)
+        o, w, r = out[a:b], stored[a:b], residual[a:b]
+        for i in range(o.size):
+            o[i] = (uint32(w[i]) << uint32(16)) + (uint32(int32(r[i])) << uint32(8))
 
 
 @njit(parallel=True, nogil=True, cache=True)
 def _store(stored: Any, residual: Any, values: Any, random: Any) -> None:
     for t in prange((stored.size + _BLOCK - 1) // _BLOCK):
-        for i in range(t * _BLOCK, min(stored.size, (t + 1) * _BLOCK)):
-            wide = (values[i] + uint32(random[i])) >> uint32(8)
-            top = (wide + uint32(128)) >> uint32(8)
-            stored[i] = uint16(top)
-            residual[i] = uint8(wide - (top << uint32(8)))
-
-
-@njit(parallel=True, nogil=True, cache=True)
-def _nearest(out: Any, values: Any) -> None:
-    for t in prange((out.size + _BLOCK - 1) // _BLOCK):
-        for i in range(t * _BLOCK, min(out.size, (t + 1) * _BLOCK)):
-            x = values[i]
-            out[i] = uint16((x + uint32(0x7FFF) + ((x >> uint32(16)) & uint32(1))) >> uint32(16))
+        a, b = t * _BLOCK, min(stored.size, (t + 1) * _BLOCK)
+        w, r, v, u = stored[a:b], residual[a:b], values[a:b], random[a:b]
+        for i in range(w.size):
+            wide = (v[i] + uint32(u[i])) >> uint32(8)
+            w[i] = uint16((wide + uint32(128)) >> uint32(8))
+            # the low byte of (wide - (top << 8)) is the low byte of wide, read as signed
+            r[i] = uint8(wide & uint32(255))
 
 
 def _u(tensor: Tensor, dtype: type) -> np.ndarray:
@@ -53,9 +49,3 @@ def store(stored: Tensor, residual: Tensor, values: Tensor, random: Tensor) -> N
     """Stochastic rounding of float32 values to bfloat16 and residual byte."""
     _threads()
     _store(_u(stored, np.uint16), _u(residual, np.int8).view(np.uint8), _u(values, np.uint32), random.numpy())
-
-
-def nearest(out: Tensor, values: Tensor) -> None:
-    """bfloat16 out = float32 values to the nearest, ties to even; finite values only."""
-    _threads()
-    _nearest(_u(out, np.uint16), _u(values, np.uint32))

@@ -24,10 +24,11 @@ def shift(out: Tensor, source: Tensor, law: str, key: int, coefficient: float, s
         torch.add(source, z.mul_(torch.tensor(coefficient, dtype=out.dtype)), out=out)
 
 
-def byte_lanes(key: int, start: int, count: int, device: torch.device) -> Tensor:
-    """Uniform bytes start … start+count-1 of the key's stream, for stochastic rounding: uint8 (count,)."""
-    if device.type == "cpu":
+def byte_lanes(out: Tensor, key: int, start: int = 0) -> None:
+    """Uniform bytes start … start+n-1 of the key's stream, for stochastic rounding, into uint8 out (n,)."""
+    if out.device.type == "cpu":
         from zerothorder.random import cpu
 
-        return cpu.byte_lanes(key, start, count)
-    return philox.lanes(key, 8, start, count, device).to(torch.uint8)
+        cpu.byte_lanes(out, key, start)
+    else:
+        out.copy_(philox.lanes(key, 8, start, out.numel(), out.device))

@@ -125,9 +125,7 @@ def shift(
         _gaussian(target, base, _signed_table(out.dtype), *_split(key), scalar, start)
 
 
-def byte_lanes(key: int, start: int, count: int) -> torch.Tensor:
-    """The 8-bit lanes of `philox.lanes`, as uint8."""
+def byte_lanes(out: torch.Tensor, key: int, start: int) -> None:
+    """The 8-bit lanes of `philox.lanes`, into uint8 out."""
     _threads()
-    out = np.empty(count, np.uint8)
-    _bytes(out, *_split(key), start)
-    return torch.from_numpy(out)
+    _bytes(out.numpy(), *_split(key), start)

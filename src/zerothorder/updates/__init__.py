@@ -14,6 +14,7 @@ from zerothorder.directions import Direction
 from zerothorder.errors import UsageError
 from zerothorder.key import Key
 from zerothorder.ledger.entry import Entry
+from zerothorder.scratch import buffer
 from zerothorder.space import CHUNK, ParameterSpace, Site
 from zerothorder.state import RESIDUAL, State, residual_of
 
@@ -70,8 +71,8 @@ class Update:
         flat = site.read()
         compute, device = site.grid.compute, flat.device
         size = min(CHUNK, site.numel)
-        g_buffer = torch.empty(size, dtype=compute, device=device)
-        w_buffer = torch.empty(0 if site.grid.exact else size, dtype=compute, device=device)
+        g_buffer = buffer("gradient", size, compute, device)
+        w_buffer = buffer("weights", 0 if site.grid.exact else size, compute, device)
         residual = residual_of(site, state)
         if residual is None and site.grid.has_residual:
             residual = state.tensor(

@@ -1,0 +1,144 @@
+"""A fine-tuning run as one frozen dataclass: the Python API, the command line's flags and the saved JSON."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from zerothorder.errors import UsageError, nearest
+
+Objective = Literal["classification", "lm", "metric"]
+Scheme = Literal["full", "lora", "prefix"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Fine-tune a language model without backpropagation."""
+
+    output: Path
+    """Folder of the run: config.json, ledger.zo, metrics.jsonl, report.html, model/."""
+    model: str = "smollm2-135m"
+    """A local folder, a hub id, or a packaged model."""
+    data: str = "rotten-tomatoes"
+    """A JSONL, CSV or Parquet file, a folder of splits, a `datasets` name, or a packaged data set."""
+    objective: Objective = "classification"
+    """classification by verbalizer; lm (likelihood); metric (accuracy with verbalizers, else F1 of generations)."""
+    template: str | None = None
+    """The prompt, with columns in braces: '{text} It was'."""
+    verbalizers: str | None = None
+    """Labels and their words: '0=terrible,1=great'."""
+    text_column: str | None = None
+    """Name of the column to use as {text}."""
+    label_column: str | None = None
+    """Name of the column to use as label."""
+    chat: bool = False
+    """Put prompts into the tokenizer's chat template."""
+    max_length: int = 512
+    """Longest prompt with answer, in tokens; the left end of longer texts is cut and counted."""
+    recipe: str = "mezo"
+    """The method; `zo recipes` lists them."""
+    scheme: Scheme = "full"
+    """Which weights: all, LoRA factors, or a prefix of keys and values."""
+    freeze: tuple[str, ...] = ()
+    """Leave alone the parameters whose name contains one of these words, for example embed_tokens."""
+    steps: int = 1000
+    """Steps of the run; schedules run over them."""
+    batch_size: int = 16
+    """Rows a step."""
+    micro_batch: int | None = None
+    """Rows evaluated at a time (gradient accumulation): less activation memory, the same step."""
+    group_by_length: int = 16
+    """Sort windows of this many batches by length, so that little is padding; 1: no sorting."""
+    lr: float | None = None
+    """Learning rate; by default the recipe's for the scheme."""
+    eps: float | None = None
+    """Size of the perturbation; by default the recipe's for the scheme."""
+    draws: int | None = None
+    """Directions a step (n-SPSA)."""
+    weight_decay: float | None = None
+    """Coupled weight decay; biases and norms are left out."""
+    schedule: Literal["constant", "linear", "cosine"] | None = None
+    """How the learning rate falls over the steps."""
+    warmup: int | None = None
+    """Steps of linear warm-up."""
+    optimizer: Literal["sgd", "momentum", "adam"] | None = None
+    """What turns the estimate into a step."""
+    law: Literal["gaussian", "rademacher"] | None = None
+    """Law of the directions."""
+    seed: int = 0
+    """Names the run: directions and data order."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Dtype of the weights and of the forwards."""
+    precision: Literal["residual", "stochastic", "nearest"] = "residual"
+    """How 16-bit weights keep small steps: a residual byte each, or bare rounding."""
+    executor: Literal["swap", "copy"] = "swap"
+    """How points are evaluated: module by module, or on a second copy of the weights."""
+    check: Literal["sites", "joint", "off"] = "sites"
+    """Compare the executor with a copy of the weights before the first step: each parameter, all at once, or not."""
+    attention: Literal["sdpa", "eager"] | None = None
+    """Attention implementation; by default the model's."""
+    device: str = "cpu"
+    """Where the model lives."""
+    threads: int | None = None
+    """CPU threads; by default torch's choice."""
+    eval_every: int = 0
+    """Evaluate on dev every so many steps; 0: at the end only."""
+    eval_rows: int = 200
+    """Rows of dev for these evaluations; 0: all."""
+    test_rows: int = 0
+    """Rows of test for the evaluations before and after; 0: all."""
+    snapshot_every: int = 500
+    """Snapshot every so many steps: a resumed run replays at most these."""
+    resume: bool = False
+    """Go on with the run in the output folder."""
+    overwrite: bool = False
+    """Remove a run that is in the output folder."""
+    report_to: tuple[str, ...] = ()
+    """Trackers: tensorboard, trackio, wandb."""
+    trust_remote_code: bool = False
+    """Allow code that comes with a model."""
+    quiet: bool = False
+    """Print nothing but errors."""
+    json: bool = False
+    """Print one JSON object a line instead of progress."""
+
+    def recipe_settings(self) -> dict[str, Any]:
+        """The recipe's settings that were given."""
+        names = ("lr", "eps", "draws", "weight_decay", "schedule", "warmup", "optimizer", "law")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def to_json(self) -> str:
+        """As saved beside the run."""
+        return json.dumps(dataclasses.asdict(self), indent=2, default=str) + "\n"
+
+
+_MAY_DIFFER = ("resume", "overwrite", "quiet", "json", "report_to", "output", "eval_every", "snapshot_every", "check")
+
+
+def load_config(path: Path) -> TrainConfig:
+    """A saved config. UsageError for an unreadable file or unknown fields."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {path}: {error}; is this the folder of a run?") from error
+    fields = {f.name: f for f in dataclasses.fields(TrainConfig)}
+    for name in found:
+        if name not in fields:
+            raise UsageError(f"{path} has an unknown field {name!r}{nearest(name, fields)}")
+    found["output"] = Path(found["output"])
+    return TrainConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
+
+
+def check_resumable(saved: TrainConfig, given: TrainConfig) -> TrainConfig:
+    """The config to go on with. UsageError names the first field that would change the run."""
+    for field in dataclasses.fields(TrainConfig):
+        before, now = getattr(saved, field.name), getattr(given, field.name)
+        default = field.default
+        if field.name not in _MAY_DIFFER and now != before and now != default:
+            raise UsageError(
+                f"the run in {given.output} was started with {field.name} = {before!r}, not {now!r}; "
+                "leave the flag out to resume it, or choose another output folder"
+            )
+    changes = {name: getattr(given, name) for name in _MAY_DIFFER if name != "check"}
+    return dataclasses.replace(saved, **changes)

@@ -1,0 +1,88 @@
+"""Held-out measures: plain and calibrated accuracy, AUC, loss, F1; length-sorted batches, in inference mode."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zerothorder.objectives.classification import candidate_scores
+from zerothorder.objectives.text import Examples
+from zerothorder.task import Task
+
+
+def evaluate(
+    task: Task,
+    split: str,
+    kind: str,
+    rows: int = 0,
+    calibrate: int = 0,
+    batch_size: int = 16,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, float]:
+    """Measures of the model on `rows` examples of a split (0: all).
+
+    Classification: accuracy (best candidate), loss (cross-entropy), and for two classes AUC of the score
+    difference; with `calibrate` also calibrated_accuracy, whose threshold is the median score of that many
+    unlabelled training examples. Other objectives: their own mean.
+    """
+    examples = task.splits[split]
+    examples = examples[:rows] if rows else examples
+    if kind != "classification" and not (kind == "metric" and examples[0].answers and len(examples[0].answers) > 1):
+        value = mean_value(task, examples, batch_size, progress)
+        return {"loss": value} if kind == "lm" else {"f1": -value}
+    scores = all_scores(task, examples, batch_size, progress)
+    labels = torch.tensor([e.label for e in examples])
+    found = {
+        "accuracy": float((scores.argmax(1) == labels).double().mean()),
+        "loss": float(torch.nn.functional.cross_entropy(scores.double(), labels)),
+    }
+    if scores.shape[1] == 2:
+        margin = scores[:, 1] - scores[:, 0]
+        found["auc"] = auc(margin, labels)
+        if calibrate:
+            unlabelled = all_scores(task, task.splits["train"][:calibrate], batch_size, progress)
+            threshold = (unlabelled[:, 1] - unlabelled[:, 0]).median()
+            found["calibrated_accuracy"] = float(((margin > threshold).long() == labels).double().mean())
+    return found
+
+
+def auc(scores: Tensor, labels: Tensor) -> float:
+    """Probability that a positive example scores above a negative one, ties half (Mann-Whitney). NaN for one class."""
+    positive, negative = scores[labels == 1].double(), scores[labels == 0].double()
+    if not len(positive) or not len(negative):
+        return float("nan")
+    order, _ = negative.sort()
+    below = torch.searchsorted(order, positive).double()
+    not_above = torch.searchsorted(order, positive, right=True).double()
+    return float(((below + not_above) / 2).mean() / len(negative))
+
+
+def _batches(examples: Examples, batch_size: int) -> list[list[int]]:
+    by_length = sorted(range(len(examples)), key=lambda i: len(examples[i].prompt))
+    return [by_length[at : at + batch_size] for at in range(0, len(by_length), batch_size)]
+
+
+def all_scores(task: Task, examples: Examples, batch_size: int, progress: Callable[[int, int], None]) -> Tensor:
+    """Candidate scores of every example, in their order, float32 (examples, candidates)."""
+    scores: dict[int, Tensor] = {}
+    for rows in _batches(examples, batch_size):
+        with torch.inference_mode():
+            found = candidate_scores(task.model, [examples[i] for i in rows], task.pad_id).cpu()
+        scores.update(zip(rows, found, strict=True))
+        progress(len(scores), len(examples))
+    return torch.stack([scores[i] for i in range(len(examples))])
+
+
+def mean_value(task: Task, examples: Sequence[Any], batch_size: int, progress: Callable[[int, int], None]) -> float:
+    """The objective's weighted mean over examples."""
+    total, weight, done = 0.0, 0.0, 0
+    inner = getattr(task.objective, "objective", task.objective)
+    for rows in _batches(examples, batch_size):
+        with torch.inference_mode():
+            values = inner.evaluate(task.model, [examples[i] for i in rows])
+        total += float((values.value.double() * values.weight.double()).sum())
+        weight += float(values.weight.double().sum())
+        done += len(rows)
+        progress(done, len(examples))
+    return total / weight

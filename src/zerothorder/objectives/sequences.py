@@ -1,0 +1,119 @@
+"""Calling a language model on token rows: padding, the arguments it takes, log-probabilities in float32."""
+
+import functools
+import inspect
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Tokens = Sequence[int]
+
+
+def pad(rows: Sequence[Tokens], pad_id: int, device: torch.device, left: bool) -> dict[str, Tensor]:
+    """`input_ids` and `attention_mask` (rows, longest), int64; padded on the left also `position_ids` from 0."""
+    longest = max(map(len, rows))
+    ids = torch.full((len(rows), longest), pad_id)
+    mask = torch.zeros((len(rows), longest), dtype=torch.int64)
+    for row, tokens in enumerate(rows):
+        place = slice(longest - len(tokens), longest) if left else slice(0, len(tokens))
+        ids[row, place] = torch.tensor(tokens, dtype=torch.int64)
+        mask[row, place] = 1
+    batch = {"input_ids": ids, "attention_mask": mask}
+    if left:
+        batch["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def base_model(model: nn.Module) -> nn.Module:
+    """The model inside a PEFT wrapper, the model itself otherwise."""
+    inner = getattr(model, "get_base_model", None)
+    return inner() if callable(inner) else model  # type: ignore[return-value]
+
+
+def is_encoder_decoder(model: nn.Module) -> bool:
+    """Whether prompts go to an encoder and answers to a decoder."""
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+
+@functools.cache
+def _accepted(kind: type) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's first parameter lives."""
+    return next(model.parameters()).device
+
+
+def answer_logits(model: nn.Module, prompts: Sequence[Tokens], answers: Sequence[Tokens], pad_id: int) -> Tensor:
+    """Logits that predict each row's answer, right-aligned: (rows, longest answer, vocabulary), model dtype.
+
+    Row i's answer tokens are predicted by its last len(answer) positions. Causal models read prompt + answer[:-1]
+    padded on the left; encoder-decoders read the prompt and a right-aligned view of the decoded answer.
+    """
+    keep = max(map(len, answers))
+    device = device_of(model)
+    accepted = _accepted(type(base_model(model)))
+    if is_encoder_decoder(model):
+        start = model.config.decoder_start_token_id  # type: ignore[union-attr]
+        start = pad_id if start is None else start
+        fed = pad([(start, *a[:-1]) for a in answers], pad_id, device, left=False)
+        encoder = pad(prompts, pad_id, device, left=False)
+        logits = model(**encoder, decoder_input_ids=fed["input_ids"], use_cache=False).logits
+        shift = torch.tensor([len(a) - keep for a in answers], device=device)
+        places = (torch.arange(keep, device=device) + shift[:, None]).clamp(min=0)  # (rows, keep)
+        return logits.gather(1, places[:, :, None].expand(-1, -1, logits.shape[-1]))
+    batch = pad([(*p, *a[:-1]) for p, a in zip(prompts, answers, strict=True)], pad_id, device, left=True)
+    if "position_ids" not in accepted:
+        del batch["position_ids"]
+    options: dict[str, Any] = {"use_cache": False} if "use_cache" in accepted else {}
+    if "logits_to_keep" in accepted:
+        options["logits_to_keep"] = keep
+    return model(**batch, **options).logits[:, -keep:]
+
+
+def answer_nll(model: nn.Module, prompts: Sequence[Tokens], answers: Sequence[Tokens], pad_id: int) -> Tensor:
+    """-Σ log p(answer | prompt) of each row, float32 (rows,)."""
+    logits = answer_logits(model, prompts, answers, pad_id)
+    total: list[Tensor] = []
+    for row, answer in enumerate(answers):
+        # one row at a time: a float32 copy of all logits would be the largest tensor of the step
+        scores = logits[row, -len(answer) :].float().log_softmax(-1)
+        target = torch.tensor(list(answer), device=scores.device)
+        total.append(-scores.gather(1, target[:, None]).sum())
+    return torch.stack(total)
+
+
+def choice_logits(model: nn.Module, prompts: Sequence[Tokens], words: Sequence[int], pad_id: int) -> Tensor:
+    """Next-token logits of the given words after each prompt, float32 (rows, words)."""
+    rows = torch.tensor(list(words), device=device_of(model))
+    with _head_in_float32(model, rows) as restricted:
+        logits = answer_logits(model, prompts, [(0,)] * len(prompts), pad_id)[:, -1]
+    return (logits if restricted else logits[:, rows]).float()
+
+
+@contextmanager
+def _head_in_float32(model: nn.Module, rows: Tensor) -> Generator[bool]:
+    """The output layer gives only these rows of its logits, computed in float32; False where it is not a Linear.
+
+    A bf16 logit of 16 is a multiple of 1/8: differences of losses at θ ± εz would be mostly rounding.
+    """
+    find = getattr(model, "get_output_embeddings", None)
+    head = find() if callable(find) else None
+    if not isinstance(head, nn.Linear):
+        yield False
+        return
+
+    def narrow(module: nn.Linear, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        bias = None if module.bias is None else module.bias[rows].float()
+        return nn.functional.linear(args[0].float(), module.weight[rows].float(), bias)
+
+    # prepended: it must see the weights while an executor still has the perturbed ones in place
+    handle = head.register_forward_hook(narrow, prepend=True)
+    try:
+        yield True
+    finally:
+        handle.remove()

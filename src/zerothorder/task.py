@@ -1,0 +1,116 @@
+"""From a config to what a run needs: model, examples, objective, searched tensors. Used by train, eval and replay."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from zerothorder.config import TrainConfig
+from zerothorder.data import DATA, encode, load_model, read_rows
+from zerothorder.errors import UsageError
+from zerothorder.objectives.classification import Accuracy, Classification
+from zerothorder.objectives.language_model import LanguageModel
+from zerothorder.objectives.metric import TokenF1
+from zerothorder.objectives.text import Examples
+from zerothorder.objectives.wrap import MicroBatches
+from zerothorder.space import ParameterSpace
+
+
+@dataclass(frozen=True)
+class Task:
+    """A loaded model, encoded splits and the objective. `truncated` counts texts that were cut, by split."""
+
+    model: Any
+    tokenizer: Any
+    source: str
+    splits: dict[str, Examples]
+    truncated: dict[str, int]
+    objective: Any
+    pad_id: int
+
+
+def load_task(config: TrainConfig, splits: tuple[str, ...] = ("train", "dev", "test"), model: str | None = None) -> Task:
+    """Load model and data. UsageError says what is wrong with either."""
+    rows = {split: _rows(config, split) for split in splits}  # data first: its mistakes are cheap to find
+    loaded = load_base(config, model)
+    known = DATA.get(config.data)
+    template = config.template or (known.template if known and config.objective != "lm" else None)
+    verbalizers = config.verbalizers or (known.verbalizers if known and config.objective != "lm" else None)
+    encoded = {
+        split: encode(
+            found,
+            loaded.tokenizer,
+            objective=config.objective,
+            max_length=min(config.max_length, _longest(loaded.model)),
+            template=template,
+            verbalizers=verbalizers,
+            chat=config.chat,
+        )
+        for split, found in rows.items()
+    }
+    pad_id = loaded.tokenizer.pad_token_id
+    return Task(
+        loaded.model,
+        loaded.tokenizer,
+        loaded.source,
+        {split: e.examples for split, e in encoded.items()},
+        {split: e.truncated for split, e in encoded.items()},
+        objective_of(config, loaded.tokenizer, pad_id, verbalizers is not None),
+        pad_id,
+    )
+
+
+def load_base(config: TrainConfig, model: str | None = None) -> Any:
+    """The base model in the run's dtype, in eval mode: dropout is off in every forward, as in MeZO."""
+    loaded = load_model(
+        model or config.model,
+        dtype=getattr(torch, config.dtype),
+        device=config.device,
+        objective=config.objective,
+        trust_remote_code=config.trust_remote_code,
+        attn_implementation=config.attention,
+    )
+    freeze(loaded.model, config.freeze)
+    return loaded
+
+
+def freeze(model: nn.Module, words: tuple[str, ...]) -> None:
+    """requires_grad off for parameters whose name contains a word; UsageError for a word that matches none."""
+    for word in words:
+        hits = [p for name, p in model.named_parameters() if word in name]
+        if not hits:
+            raise UsageError(f"freeze {word!r} matches no parameter; names are like {next(iter(dict(model.named_parameters())))!r}")
+        for parameter in hits:
+            parameter.requires_grad_(False)
+
+
+def objective_of(config: TrainConfig, tokenizer: Any, pad_id: int, choices: bool) -> Any:
+    """The objective a config names, in micro-batches where it asks for them."""
+    if config.objective == "lm":
+        objective: Any = LanguageModel(pad_id)
+    elif config.objective == "classification":
+        objective = Classification(pad_id)
+    elif choices:
+        objective = Accuracy(pad_id)
+    else:
+        objective = TokenF1(pad_id, lambda ids: tokenizer.decode(ids, skip_special_tokens=True))
+    return objective if config.micro_batch is None else MicroBatches(objective, config.micro_batch)
+
+
+def space_of(config: TrainConfig, model: nn.Module) -> ParameterSpace:
+    """The searched tensors of a config's model."""
+    return ParameterSpace.of(model, precision=config.precision)
+
+
+def _longest(model: Any) -> int:
+    return int(getattr(model.config, "max_position_embeddings", None) or 1 << 20)
+
+
+def _rows(config: TrainConfig, split: str) -> Any:
+    columns = {ours: name for ours, name in (("text", config.text_column), ("label", config.label_column)) if name}
+    return read_rows(config.data, split, columns, required=("label",) if config.objective == "classification" else ())
+
+
+__all__ = ["Path", "Task", "freeze", "load_base", "load_task", "objective_of", "space_of"]
