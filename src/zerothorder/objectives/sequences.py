@@ -56,7 +56,6 @@ def answer_logits(model: nn.Module, prompts: Sequence[Tokens], answers: Sequence
     """
     keep = max(map(len, answers))
     device = device_of(model)
-    accepted = _accepted(type(base_model(model)))
     if is_encoder_decoder(model):
         start = model.config.decoder_start_token_id  # type: ignore[union-attr]
         start = pad_id if start is None else start
@@ -66,7 +65,15 @@ def answer_logits(model: nn.Module, prompts: Sequence[Tokens], answers: Sequence
         shift = torch.tensor([len(a) - keep for a in answers], device=device)
         places = (torch.arange(keep, device=device) + shift[:, None]).clamp(min=0)  # (rows, keep)
         return logits.gather(1, places[:, :, None].expand(-1, -1, logits.shape[-1]))
-    batch = pad([(*p, *a[:-1]) for p, a in zip(prompts, answers, strict=True)], pad_id, device, left=True)
+    with _packed_head_input(model):
+        return _causal_logits(model, prompts, answers, pad_id, keep)
+
+
+def _causal_logits(
+    model: nn.Module, prompts: Sequence[Tokens], answers: Sequence[Tokens], pad_id: int, keep: int
+) -> Tensor:
+    accepted = _accepted(type(base_model(model)))
+    batch = pad([(*p, *a[:-1]) for p, a in zip(prompts, answers, strict=True)], pad_id, device_of(model), left=True)
     if "position_ids" not in accepted:
         del batch["position_ids"]
     options: dict[str, Any] = {"use_cache": False} if "use_cache" in accepted else {}
@@ -101,9 +108,8 @@ def _head_in_float32(model: nn.Module, rows: Tensor) -> Generator[bool]:
 
     A bf16 logit of 16 is a multiple of 1/8: differences of losses at θ ± εz would be mostly rounding.
     """
-    find = getattr(model, "get_output_embeddings", None)
-    head = find() if callable(find) else None
-    if not isinstance(head, nn.Linear):
+    head = _linear_head(model)
+    if head is None:
         yield False
         return
 
@@ -117,3 +123,25 @@ def _head_in_float32(model: nn.Module, rows: Tensor) -> Generator[bool]:
         yield True
     finally:
         handle.remove()
+
+
+@contextmanager
+def _packed_head_input(model: nn.Module) -> Generator[None]:
+    """The output layer's input is made contiguous: a bf16 Linear on the slice that `logits_to_keep` cuts out is
+    200 times slower on CPU (4 s against 20 ms for a vocabulary of 49,152).
+    """
+    head = _linear_head(model)
+    if head is None:
+        yield
+        return
+    handle = head.register_forward_pre_hook(lambda module, args: tuple(a.contiguous() for a in args))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _linear_head(model: nn.Module) -> nn.Linear | None:
+    find = getattr(model, "get_output_embeddings", None)
+    head = find() if callable(find) else None
+    return head if isinstance(head, nn.Linear) else None
