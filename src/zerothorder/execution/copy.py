@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zerothorder.execution import Surroundings
 from zerothorder.execution.evaluate import seeded, value_at
+from zerothorder.execution.interrupts import Interrupts
 from zerothorder.execution.probe import write_probe
 from zerothorder.key import Key
 from zerothorder.objectives import Objective
@@ -45,13 +46,14 @@ class Copy:
     ) -> list[Values]:
         """See `Executor.evaluate`."""
         values: list[Values] = []
-        with around.meter.watching(around.model):
+        with Interrupts() as interrupts, around.meter.watching(around.model):
             for point in points:
                 pairs: list[tuple[Tensor, Tensor]] = []
                 for site in around.space if point.terms else ():
                     other = torch.empty_like(site.parameter, memory_format=torch.contiguous_format)
                     write_probe(other, site, point.terms, around.direction, around.state)
                     pairs.append((site.parameter, other))
-                with in_place_of(pairs), seeded(key, around.direction.run_key, around.model):
+                look = seeded(key, around.direction.run_key, around.model)
+                with in_place_of(pairs), look, interrupts.heard():
                     values.append(value_at(around.model, point, objective, dict(batches)))
         return values

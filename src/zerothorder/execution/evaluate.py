@@ -22,11 +22,9 @@ def seeded(key: Key, run_key: bytes, model: nn.Module) -> Generator[None]:
     """Global generators seeded from the key inside, left as found outside: dropout is the same at every point."""
     seed = Key("eval", key.a, key.b).seed(run_key, _EVALUATION)
     python, legacy = python_random.getstate(), np.random.get_state()
-    devices = sorted(
-        {p.device.index for p in model.parameters() if p.device.type == "cuda" and p.device.index}
-    )
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed >> 1)
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices):  # type: ignore[reportUnknownMemberType]
+        torch.manual_seed(seed >> 1)  # type: ignore[reportUnknownMemberType]
         python_random.seed(seed)
         np.random.seed(seed & 0xFFFFFFFF)
         try:
@@ -44,16 +42,12 @@ def value_at(model: nn.Module, point: Point, objective: Objective, batches: dict
     if point.rows is not None:
         select = getattr(objective, "select", None)
         if select is None:
-            raise UsageError(
-                f"{type(objective).__name__} cannot be evaluated on some rows; it has no select()"
-            )
+            raise UsageError(f"{type(objective).__name__} cannot be evaluated on some rows; it has no select()")
         prepared = select(prepared, point.rows)
     if point.want == "gradient":
         gradient = getattr(objective, "gradient", None)
         if gradient is None:
-            raise UsageError(
-                f"{type(objective).__name__} has no gradient(); use a purely zeroth-order recipe"
-            )
+            raise UsageError(f"{type(objective).__name__} has no gradient(); use a purely zeroth-order recipe")
         with torch.inference_mode(False), torch.enable_grad():
             return gradient(model, prepared)
     with torch.inference_mode():

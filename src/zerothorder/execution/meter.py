@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zerothorder.objectives.sequences import base_model
+
 
 class Meter:
     """Totals since the run began: `calls` of the model, `examples` (rows) and `tokens` (padding left out)."""
@@ -17,7 +19,8 @@ class Meter:
     @contextmanager
     def watching(self, model: nn.Module) -> Generator[None]:
         """Count every call of `model` inside the block, `generate` and `prepare` included."""
-        handle = model.register_forward_pre_hook(self._count, with_kwargs=True)
+        # inside a PEFT wrapper: its generate() calls the model in it, never the wrapper
+        handle = base_model(model).register_forward_pre_hook(self._count, with_kwargs=True)
         try:
             yield
         finally:
@@ -40,6 +43,6 @@ class Meter:
         mask = kwargs.get("attention_mask")
         is_text = first.dtype in (torch.int32, torch.int64) and first.ndim == 2
         tokens = first.numel() if is_text else 0
-        if is_text and isinstance(mask, Tensor) and mask.shape == first.shape:
-            tokens = int(mask.sum())
+        if is_text and isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] >= first.shape[1]:
+            tokens = int(mask[:, -first.shape[1] :].sum())  # what comes before is a prefix or a cache
         self.add(first.shape[0], tokens)

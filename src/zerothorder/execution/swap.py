@@ -1,6 +1,7 @@
 """`Swap`: a module's weights are exchanged for a perturbed scratch while it runs. Any model, one module's memory."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -8,23 +9,36 @@ from torch import Tensor, nn
 
 from zerothorder.execution import Surroundings
 from zerothorder.execution.evaluate import seeded, value_at
+from zerothorder.execution.interrupts import Interrupts
+from zerothorder.execution.observe import named_modules
 from zerothorder.execution.probe import write_probe
 from zerothorder.key import Key
 from zerothorder.objectives import Objective
 from zerothorder.point import Point, Term, Values
 from zerothorder.space import ParameterSpace, Site
 
+Scratch = dict[tuple[torch.dtype, torch.device, int], Tensor]
+
 
 class Swap:
     """Evaluates points one at a time; θ is exchanged, never written.
 
-    A site is exchanged while the module that owns it runs: `owners` (site name → module name, "" the whole model)
-    overrides the module that registers it, for weights read elsewhere; `execution.check` finds those.
+    A site is exchanged while the module that owns it runs: `owners` (site name → module name) overrides the module
+    that registers it, for weights read elsewhere; "" exchanges it for the whole evaluation. `execution.check` finds
+    those. Scratch memory is the largest sum of sites that modules on one call path own.
+
+    `poison` overwrites a scratch with NaN when its module returns, so that weights used later show.
     """
 
-    def __init__(self, owners: Mapping[str, str] | None = None) -> None:
+    def __init__(self, owners: Mapping[str, str] | None = None, *, poison: bool = False) -> None:
         self.owners = dict(owners or {})
-        self._scratch: dict[tuple[torch.dtype, torch.device, int], Tensor] = {}
+        self.poison = poison
+        self._scratch: Scratch = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Scratch memory held now."""
+        return sum(buffer.numel() * buffer.element_size() for buffer in self._scratch.values())
 
     def evaluate(
         self,
@@ -37,32 +51,47 @@ class Swap:
         """See `Executor.evaluate`."""
         values: list[Values] = []
         plan = self._plan(around.model, around.space)
-        with around.meter.watching(around.model):
+        with Interrupts() as interrupts, around.meter.watching(around.model):
             for point in points:
-                exchange = _Exchange(self._scratch, point.terms, around)
-                handles = exchange.install(plan) if point.terms else []
+                exchange = _Exchange(self._scratch, point.terms, around, interrupts, self.poison)
                 try:
-                    with seeded(key, around.direction.run_key, around.model):
+                    if point.terms and point.want == "gradient":
+                        # autograd saves the parameter, not its data: backward must see the probe too
+                        exchange.install([], list(around.space))
+                    elif point.terms:
+                        exchange.install(*plan)
+                    with seeded(key, around.direction.run_key, around.model), interrupts.heard():
                         values.append(value_at(around.model, point, objective, dict(batches)))
                 finally:
-                    for handle in handles:
-                        handle.remove()
-                    exchange.restore()
+                    exchange.close()
         return values
 
-    def _plan(self, model: nn.Module, space: ParameterSpace) -> list[tuple[nn.Module, list[Site]]]:
-        modules = dict(model.named_modules())
-        sites = {id(site.parameter): site for site in space}
+    def _plan(self, model: nn.Module, space: ParameterSpace) -> tuple[list[tuple[nn.Module, list[Site]]], list[Site]]:
+        """Sites by the module they are exchanged with, and those exchanged for the whole evaluation."""
+        modules = dict(named_modules(model))
+        rest = {id(site.parameter): site for site in space if site.name not in self.owners}
         owned: dict[nn.Module, dict[str, Site]] = {}
-        for module in modules.values():
+        for module in model.modules():
             for parameter in module.parameters(recurse=False):
-                site = sites.get(id(parameter))
-                if site is not None and site.name not in self.owners:
+                if (site := rest.get(id(parameter))) is not None:
                     owned.setdefault(module, {})[site.name] = site
-        for name, owner in self.owners.items():
-            if name in space.by_name:
-                owned.setdefault(modules[owner], {})[name] = space.by_name[name]
-        return [(module, list(found.values())) for module, found in owned.items()]
+        placed = {name for sites in owned.values() for name in sites}
+        whole: list[Site] = []
+        for site in space:
+            owner = self.owners.get(site.name, "")
+            if owner:
+                owned.setdefault(modules[owner], {})[site.name] = site
+            elif site.name not in placed:
+                whole.append(site)
+        return [(module, list(sites.values())) for module, sites in owned.items()], whole
+
+
+@dataclass
+class _Frame:
+    """What one running module has exchanged: (parameter, its own data, the scratch it shows)."""
+
+    module: nn.Module | None
+    pairs: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list[tuple[Tensor, Tensor, Tensor]])
 
 
 class _Exchange:
@@ -70,39 +99,72 @@ class _Exchange:
 
     def __init__(
         self,
-        scratch: dict[tuple[torch.dtype, torch.device, int], Tensor],
+        scratch: Scratch,
         terms: Sequence[Term],
         around: Surroundings,
+        interrupts: Interrupts,
+        poison: bool,
     ) -> None:
         self.scratch, self.terms, self.around = scratch, terms, around
-        self.stack: list[list[tuple[Tensor, Tensor]]] = []
+        self.interrupts, self.poison = interrupts, poison
+        self.stack: list[_Frame] = []
         self.active: set[int] = set()
+        self.handles: list[Any] = []
 
-    def install(self, plan: Sequence[tuple[nn.Module, list[Site]]]) -> list[Any]:
-        handles: list[Any] = []
+    def install(self, plan: Sequence[tuple[nn.Module, list[Site]]], whole: list[Site]) -> None:
+        """Exchange `whole` now, and each module's sites whenever it runs."""
+        if whole:
+            self._enter(None, whole)
         for module, sites in plan:
-            handles.append(module.register_forward_pre_hook(self._enter(sites), prepend=True))
+            self.handles.append(module.register_forward_pre_hook(self._entering(sites), prepend=True))
             # always_call: a forward that raises must give its weights back too
-            handles.append(module.register_forward_hook(self._leave, always_call=True))
-        return handles
+            self.handles.append(module.register_forward_hook(self._leaving, always_call=True))
 
-    def _enter(self, sites: list[Site]) -> Any:
+    def close(self) -> None:
+        """Give everything back: hooks, and what is left after an exception that no hook saw."""
+        for handle in self.handles:
+            handle.remove()
+        while self.stack:
+            self._leave()
+
+    def _entering(self, sites: list[Site]) -> Any:
         def enter(module: nn.Module, args: Any) -> None:
-            frame: list[tuple[Tensor, Tensor]] = []
-            self.stack.append(frame)
-            # a site met again inside its own exchange (tied, or a shared module) already shows its probe
-            fresh = [site for site in sites if id(site.parameter) not in self.active]
-            for site, out in zip(fresh, self._buffers(fresh), strict=True):
-                write_probe(out, site, self.terms, self.around.direction, self.around.state)
-                frame.append((site.parameter, site.parameter.data))
-                self.active.add(id(site.parameter))
-                site.parameter.data = out
+            with self.interrupts.held():
+                self._enter(module, sites)
 
         return enter
 
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self.stack:
-            self._restore(self.stack.pop())
+    def _leaving(self, module: nn.Module, args: Any, output: Any) -> None:
+        with self.interrupts.held():
+            # a module that another pre-hook stopped never entered; one whose callee was interrupted is not on top
+            while any(frame.module is module for frame in self.stack):
+                if self._leave() is module:
+                    break
+
+    def _enter(self, module: nn.Module | None, sites: list[Site]) -> None:
+        frame = _Frame(module)
+        self.stack.append(frame)
+        # a site met again inside its own exchange (tied, or a shared module) already shows its probe
+        fresh = [site for site in sites if id(site.parameter) not in self.active]
+        for site, out in zip(fresh, self._buffers(fresh), strict=True):
+            write_probe(out, site, self.terms, self.around.direction, self.around.state)
+            # outside inference mode: an alias made inside it would turn the parameter into an inference tensor
+            with torch.inference_mode(False):
+                frame.pairs.append((site.parameter, site.parameter.data, out))
+                self.active.add(id(site.parameter))
+                site.parameter.data = out
+
+    def _leave(self) -> nn.Module | None:
+        frame = self.stack[-1]
+        with torch.inference_mode(False):
+            while frame.pairs:
+                parameter, own, out = frame.pairs[-1]
+                parameter.data = own
+                if self.poison:
+                    out.fill_(torch.nan)
+                self.active.discard(id(parameter))
+                frame.pairs.pop()
+        return self.stack.pop().module
 
     def _buffers(self, sites: list[Site]) -> list[Tensor]:
         """Scratch tensors for one module's sites, kept between calls: one buffer a nesting depth, dtype and device."""
@@ -113,24 +175,14 @@ class _Exchange:
             places.append((kind, kinds.get(kind, 0)))
             # 64-byte aligned, as a fresh allocation would be: kernels may choose by alignment
             kinds[kind] = kinds.get(kind, 0) + -(-site.numel // 64) * 64
+        depth = len(self.stack)
         for (dtype, device), size in kinds.items():
-            at = (dtype, device, len(self.stack))
+            at = (dtype, device, depth)
             if at not in self.scratch or self.scratch[at].numel() < size:
                 self.scratch.pop(at, None)
                 with torch.inference_mode(False):
                     self.scratch[at] = torch.empty(size, dtype=dtype, device=device)
-        depth = len(self.stack)
         return [
             self.scratch[(*kind, depth)][at : at + site.numel].view(site.parameter.shape)
             for site, (kind, at) in zip(sites, places, strict=True)
         ]
-
-    def _restore(self, frame: list[tuple[Tensor, Tensor]]) -> None:
-        for parameter, data in reversed(frame):
-            parameter.data = data
-            self.active.discard(id(parameter))
-
-    def restore(self) -> None:
-        """Give everything back: what is left after an exception that no hook saw."""
-        while self.stack:
-            self._restore(self.stack.pop())
