@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from zerothorder import catalogue, random
@@ -16,15 +17,23 @@ from zerothorder.recipe import Recipe
 from zerothorder.space import ParameterSpace
 from zerothorder.state import State
 
+START = "start"
+"""Attachment of searched tensors that the base does not hold: their values before the first step."""
+
 
 def recipe_of(contents: Contents) -> Recipe:
     """The recipe a ledger was written by, with its settings."""
     header = contents.header
     if header.generator != random.VERSION:
+        raise LedgerError(f"the ledger uses generator {header.generator}, this zerothorder has {random.VERSION}")
+    kind = catalogue.row(header.recipe).recipe
+    try:
+        return kind(**header.settings)
+    except TypeError as error:
         raise LedgerError(
-            f"the ledger uses generator {header.generator}, this zerothorder has {random.VERSION}"
-        )
-    return catalogue.row(header.recipe).recipe(**header.settings)
+            f"the ledger's recipe {header.recipe!r} has settings that this zerothorder does not know ({error}); "
+            "upgrade zerothorder"
+        ) from error
 
 
 def replay(
@@ -40,11 +49,10 @@ def replay(
     """
     contents = read(path, until)
     space = space_of(model, contents)
-    check_base(contents.header, model, space, str(path))
     state = State()
     store = Attachments(Path(path).parent / "attachments")
-    for name, digest in contents.attached.items():
-        state.tensors[name] = store.get(digest, f"{path}: {name!r}")
+    load_attached(contents, store, space, state, str(path))
+    check_base(contents.header, model, space, str(path))
     apply_entries(contents.entries, contents, space, state, store, str(path), progress)
     return space, state, contents
 
@@ -53,6 +61,22 @@ def space_of(model: nn.Module, contents: Contents) -> ParameterSpace:
     """The searched tensors a ledger names, found in the model; others are left alone."""
     names = {row[0] for row in contents.header.sites}
     return ParameterSpace.of(model, lambda name: name in names, contents.header.precision)  # type: ignore[arg-type]
+
+
+def load_attached(contents: Contents, store: Attachments, space: ParameterSpace, state: State, where: str) -> None:
+    """Attachments made before the first step into the State, START into the weights too; `apply_entries` loads later
+    ones. LedgerError names what is missing or unfit."""
+    for step, name, digest in contents.attachments:
+        if step == 0:
+            state.tensors[name] = store.get(digest, f"{where}: {name!r}")
+    with torch.no_grad():
+        for name, tensor in state.tensors.get(START, {}).items():
+            site = space.by_name.get(name)
+            if site is None or site.parameter.shape != tensor.shape:
+                raise LedgerError(
+                    f"{where} starts from its own {name!r}, which does not fit this base; give its own base"
+                )
+            site.parameter.copy_(tensor)
 
 
 def apply_entries(
@@ -64,12 +88,22 @@ def apply_entries(
     where: str,
     progress: Callable[[Entry], None] = lambda entry: None,
 ) -> None:
-    """Apply entries in order, loading dense parts as they come."""
+    """Apply entries in order, the last ones of `contents`; dense parts and attachments are loaded as they come."""
     recipe = recipe_of(contents)
     direction, update = recipe.direction(bytes.fromhex(contents.header.run_key)), recipe.update()
+    first = entries[0].step if entries else len(contents.entries)
+    waiting = [attachment for attachment in contents.attachments if attachment[0] >= max(first, 1)]
+
+    def attach(step: int) -> None:
+        while waiting and waiting[0][0] <= step:
+            _, name, digest = waiting.pop(0)
+            state.tensors[name] = store.get(digest, f"{where}: {name!r}")
+
     for entry in entries:
+        attach(entry.step)
         if entry.dense_hash is not None:
             dense = store.get(entry.dense_hash, f"{where}: step {entry.step}")
             entry = dataclasses.replace(entry, dense=dense)
         update.apply(entry, space, direction, state)
         progress(entry)
+    attach(len(contents.entries))

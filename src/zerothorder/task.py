@@ -1,5 +1,6 @@
 """From a config to what a run needs: model, examples, objective, searched tensors. Used by train, eval and replay."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from torch import nn
 from zerothorder.config import TrainConfig
 from zerothorder.data import DATA, encode, load_model, read_rows
 from zerothorder.errors import UsageError
+from zerothorder.integrations.peft import apply_scheme, room_taken
+from zerothorder.key import run_key
 from zerothorder.objectives.classification import Accuracy, Classification
 from zerothorder.objectives.language_model import LanguageModel
 from zerothorder.objectives.metric import TokenF1
@@ -31,7 +34,9 @@ class Task:
     pad_id: int
 
 
-def load_task(config: TrainConfig, splits: tuple[str, ...] = ("train", "dev", "test"), model: str | None = None) -> Task:
+def load_task(
+    config: TrainConfig, splits: tuple[str, ...] = ("train", "dev", "test"), model: str | None = None
+) -> Task:
     """Load model and data. UsageError says what is wrong with either."""
     rows = {split: _rows(config, split) for split in splits}  # data first: its mistakes are cheap to find
     loaded = load_base(config, model)
@@ -43,7 +48,7 @@ def load_task(config: TrainConfig, splits: tuple[str, ...] = ("train", "dev", "t
             found,
             loaded.tokenizer,
             objective=config.objective,
-            max_length=min(config.max_length, _longest(loaded.model)),
+            max_length=min(config.max_length, _longest(loaded.model) - room_taken(config.scheme)),
             template=template,
             verbalizers=verbalizers,
             chat=config.chat,
@@ -62,8 +67,11 @@ def load_task(config: TrainConfig, splits: tuple[str, ...] = ("train", "dev", "t
     )
 
 
-def load_base(config: TrainConfig, model: str | None = None) -> Any:
-    """The base model in the run's dtype, in eval mode: dropout is off in every forward, as in MeZO."""
+def load_base(config: TrainConfig, model: str | None = None, key: bytes | None = None) -> Any:
+    """The base model in the run's dtype, in eval mode: dropout is off in every forward, as in MeZO.
+
+    A scheme puts its adapter on it, at the start that `key` (the run key; by default the seed's) draws.
+    """
     loaded = load_model(
         model or config.model,
         dtype=getattr(torch, config.dtype),
@@ -72,8 +80,9 @@ def load_base(config: TrainConfig, model: str | None = None) -> Any:
         trust_remote_code=config.trust_remote_code,
         attn_implementation=config.attention,
     )
-    freeze(loaded.model, config.freeze)
-    return loaded
+    adapted = apply_scheme(loaded.model, config.scheme, run_key(config.seed) if key is None else key)
+    freeze(adapted, config.freeze)
+    return dataclasses.replace(loaded, model=adapted)
 
 
 def freeze(model: nn.Module, words: tuple[str, ...]) -> None:
@@ -81,7 +90,9 @@ def freeze(model: nn.Module, words: tuple[str, ...]) -> None:
     for word in words:
         hits = [p for name, p in model.named_parameters() if word in name]
         if not hits:
-            raise UsageError(f"freeze {word!r} matches no parameter; names are like {next(iter(dict(model.named_parameters())))!r}")
+            raise UsageError(
+                f"freeze {word!r} matches no parameter; names are like {next(iter(dict(model.named_parameters())))!r}"
+            )
         for parameter in hits:
             parameter.requires_grad_(False)
 

@@ -19,14 +19,16 @@ from zerothorder.errors import UsageError
 from zerothorder.evaluation import evaluate
 from zerothorder.execution.copy import Copy
 from zerothorder.execution.swap import Swap
+from zerothorder.integrations.peft import start_of
 from zerothorder.journal import Journal
 from zerothorder.key import run_key
+from zerothorder.ledger.attachments import Attachments
 from zerothorder.ledger.header import check_base, fingerprint
 from zerothorder.ledger.reader import read
 from zerothorder.ledger.snapshot import load_snapshot, save_snapshot
 from zerothorder.ledger.writer import Ledger
 from zerothorder.movement import Movement
-from zerothorder.replay import apply_entries
+from zerothorder.replay import START, apply_entries, load_attached
 from zerothorder.run import Run
 from zerothorder.state import State
 from zerothorder.task import Task, load_task, space_of
@@ -69,14 +71,15 @@ class Training:
         self.task = load_task(config)
         for split, count in self.task.truncated.items():
             if count:
-                self.report.note(f"{count} of {len(self.task.splits[split])} {split} texts were too long and lost their beginning")
+                self.report.note(
+                    f"{count} of {len(self.task.splits[split])} {split} texts were too long and lost their beginning"
+                )
         examples = self.task.splits["train"]
         lengths = [len(e.prompt) for e in examples]
         stream = BatchStream(lengths, config.batch_size, run_key(config.seed), config.group_by_length)
         self._start()
         journal = Journal(config.output / "metrics.jsonl", self.run.index if config.resume else None)
         self._rows = journal
-        self._movement = Movement(self.run.space, self.task.source)
         try:
             if self.run.index == 0:
                 self._evaluate("zero-shot", "test", config.test_rows, CALIBRATION_ROWS)
@@ -85,7 +88,9 @@ class Training:
             final = self._finish()
         except KeyboardInterrupt:
             self._snapshot()
-            self.report.note(f"stopped at step {self.run.index}, saved; go on with: zo train --output {config.output} --resume")
+            self.report.note(
+                f"stopped at step {self.run.index}, saved; go on with: zo train --output {config.output} --resume"
+            )
             raise
         finally:
             self.run.ledger.close()
@@ -98,13 +103,14 @@ class Training:
         recipe = catalogue.build(config.recipe, config.scheme, **config.recipe_settings())
         executor = {"swap": Swap, "copy": Copy}[config.executor]()
         state, ledger = State(), None
+        self._movement = Movement(space, self.task.source)
         path = config.output / "ledger.zo"
         if config.resume and path.exists():
             contents = read(path)
+            load_attached(contents, Attachments(path.parent / "attachments"), space, state, str(path))
             check_base(contents.header, self.task.model, space, str(path))
             ledger = Ledger.resume(path)
-            for name, digest in contents.attached.items():
-                state.tensors[name] = ledger.attachments.get(digest, f"{path}: {name!r}")
+            self._movement = Movement(space, self.task.source)
             done = load_snapshot(config.output / "snapshots", contents.chains, space, state)
             todo = contents.entries[done:]
             apply_entries(
@@ -123,9 +129,23 @@ class Training:
             path=path,
             ledger=ledger,
             state=state,
-            origin={"zerothorder": zerothorder.__version__, "torch": torch.__version__, "model": config.model},
-            data={"source": config.data, "batch_size": config.batch_size, "group_by_length": config.group_by_length},
+            origin={
+                "zerothorder": zerothorder.__version__,
+                "torch": torch.__version__,
+                "model": config.model,
+                "scheme": config.scheme,
+                "dtype": config.dtype,
+            },
+            data={
+                "source": config.data,
+                "batch_size": config.batch_size,
+                "group_by_length": config.group_by_length,
+            },
         )
+
+        start = start_of(config.scheme, space)
+        if start and START not in self.run.ledger.attached:
+            self.run.attach(START, start)
 
     def _check(self, examples: Any, stream: BatchStream) -> None:
         pass
@@ -180,7 +200,14 @@ class Training:
         moved = self._movement.measure() if self.run.index else {}
         meter = self.run.around.meter
         self._write(
-            {"kind": "eval", "step": self.run.index, "split": name, "forwards": meter.examples, **found, **moved}
+            {
+                "kind": "eval",
+                "step": self.run.index,
+                "split": name,
+                "forwards": meter.examples,
+                **found,
+                **moved,
+            }
         )
         return found
 

@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zerothorder.data.adapters import ADAPTER_CONFIG, write_adapter
 from zerothorder.data.cache import settle
 from zerothorder.data.quiet import hushed, one_sentence
 from zerothorder.errors import UsageError
@@ -21,12 +22,14 @@ def save_model(
 ) -> Path:
     """Write a folder that `from_pretrained` reads, in one move: it appears complete, or not at all.
 
-    A folder that holds anything is refused; `overwrite` allows to replace one that holds a model.
+    A folder that holds anything is refused; `overwrite` allows to replace one that holds a model. An
+    adapter's folder is for peft's `from_pretrained`.
     """
     target = Path(folder).expanduser().absolute()
     try:
         occupied = target.exists() and (not target.is_dir() or any(target.iterdir()))
-        if occupied and not (overwrite and (target / "config.json").is_file()):
+        holds_model = any((target / name).is_file() for name in ("config.json", ADAPTER_CONFIG))
+        if occupied and not (overwrite and holds_model):
             raise UsageError(f"{folder} exists already and is not empty: name another folder or remove it")
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
@@ -51,13 +54,16 @@ def _unwritten(folder: str | Path, reason: str) -> str:
 
 
 def write_folder(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
-    """Weights (safetensors), configuration and tokenizer."""
+    """Weights (safetensors), configuration and tokenizer; of a model with an adapter, the adapter alone."""
     drop_quantisation(model)
     # How a tokenizer was found (offline or not) is no part of it, and would differ from machine to machine.
     for name in ("is_local", "local_files_only"):
         tokenizer.init_kwargs.pop(name, None)
     with hushed():
-        model.save_pretrained(folder)
+        if hasattr(model, "peft_config"):
+            write_adapter(model, folder)
+        else:
+            model.save_pretrained(folder)
         tokenizer.save_pretrained(str(folder))
 
 

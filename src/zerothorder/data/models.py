@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from zerothorder.data.adapters import base_of, is_adapter, load_adapter
 from zerothorder.data.convert import read_gguf
 from zerothorder.data.heads import complete
 from zerothorder.data.quiet import hushed, need, one_sentence
@@ -44,6 +45,7 @@ def load_model(
     """The model of a packaged name, a local folder or .gguf file, or a hub id.
 
     Causal or encoder-decoder, as its configuration says; `head` asks for a classifier of so many classes.
+    An adapter (peft) is put on the base model that its folder names.
     A packaged name wins over a folder of the same name: write ./name for the folder.
     """
     name = str(name)
@@ -52,9 +54,18 @@ def load_model(
     if objective not in OBJECTIVES:
         raise UsageError(f"there is no objective {objective!r}{nearest(objective, OBJECTIVES)}")
     if head is not None and (objective != "classification" or head < 2):
-        raise UsageError(
-            f"a head of {head} classes cannot be had for {objective}: it is for classification, 2 or more"
+        raise UsageError(f"a head of {head} classes cannot be had for {objective}: it is for classification, 2 or more")
+    if name not in MODELS and is_adapter(folder := Path(name).expanduser()):
+        base = load_model(
+            base_of(folder),
+            dtype,
+            device,
+            objective,
+            head=head,
+            trust_remote_code=trust_remote_code,
+            attn_implementation=attn_implementation,
         )
+        return Loaded(load_adapter(base.model, folder).eval(), base.tokenizer, str(folder))
     place, gguf = _place(name)
     transformers: Any = need("transformers", "loading a model")
     shared: dict[str, Any] = {"trust_remote_code": trust_remote_code}
@@ -72,9 +83,7 @@ def load_model(
             if gguf is not None:
                 model, info = read_gguf(gguf, auto, **load)
             else:
-                model, info = auto.from_pretrained(
-                    place, use_safetensors=True, output_loading_info=True, **load
-                )
+                model, info = auto.from_pretrained(place, use_safetensors=True, output_loading_info=True, **load)
     except (UsageError, MemoryError):
         raise
     except Exception as error:

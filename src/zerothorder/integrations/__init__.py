@@ -1,0 +1,1 @@
+"""Bridges to other libraries. Each is imported where it is used: the core knows none of them."""
