@@ -1,36 +1,126 @@
-"""bfloat16 with a residual byte, fast on CPU: the same bits as `grids.reference`."""
+"""Passes over bfloat16 weights with a residual byte, fast on CPU: the same bits as `grids.reference`.
+
+`load` and `store` are the two ends of a general pass. `probe_draw` and `step_draw` are whole passes for the common
+case, one dense draw: a tile is read, moved and rounded while it is in the first-level cache, so a pass costs one
+reading and one writing of the weights.
+"""
 
 from typing import Any
 
 import numpy as np
 import torch
-from numba import int32, njit, prange, uint8, uint16, uint32
+from numba import int32, njit, prange, uint8, uint16, uint32, uint64
 from torch import Tensor
 
-from zerothorder.random.cpu import _threads
+from zerothorder.random.cpu import TILE, draw, follow_threads, law_of, span, split, stream
 
-_BLOCK = 4096
+_NO_RESIDUAL = np.empty(0, np.int8)
+
+
+@njit
+def _wide(stored: Any, residual: Any, i: Any) -> Any:
+    # a negative byte subtracts 1 << 8 from the magnitude: as unsigned arithmetic modulo 2^32, the sign bit is untouched
+    return (uint32(stored[i]) << uint32(16)) + (uint32(int32(residual[i])) << uint32(8))
+
+
+@njit
+def _read(bits: Any, skip: Any, stored: Any, residual: Any, at: Any, count: int) -> None:
+    if residual.size:
+        for i in range(count):
+            bits[skip + uint64(i)] = _wide(stored, residual, at + uint64(i))
+    else:
+        for i in range(count):
+            bits[skip + uint64(i)] = uint32(stored[at + uint64(i)]) << uint32(16)
+
+
+@njit
+def _write(stored: Any, residual: Any, at: Any, bits: Any, random: Any, skip: Any, count: int) -> None:
+    for i in range(count):
+        j = skip + uint64(i)
+        bits[j] = (bits[j] + uint32(random[j])) >> uint32(8)
+    for i in range(count):
+        stored[at + uint64(i)] = uint16((bits[skip + uint64(i)] + uint32(128)) >> uint32(8))
+    for i in range(count):
+        # the low byte of (wide - (top << 8)) is the low byte of wide, read as signed
+        residual[at + uint64(i)] = uint8(bits[skip + uint64(i)] & uint32(255))
 
 
 @njit(parallel=True, nogil=True, cache=True)
 def _load(out: Any, stored: Any, residual: Any) -> None:
-    for t in prange((out.size + _BLOCK - 1) // _BLOCK):
-        a, b = t * _BLOCK, min(out.size, (t + 1) * _BLOCK)
-        o, w, r = out[a:b], stored[a:b], residual[a:b]
-        for i in range(o.size):
-            o[i] = (uint32(w[i]) << uint32(16)) + (uint32(int32(r[i])) << uint32(8))
+    for t in prange((out.size + TILE - 1) // TILE):
+        at = uint64(t * TILE)
+        _read(out, at, stored, residual, at, min(TILE, out.size - t * TILE))
 
 
 @njit(parallel=True, nogil=True, cache=True)
 def _store(stored: Any, residual: Any, values: Any, random: Any) -> None:
-    for t in prange((stored.size + _BLOCK - 1) // _BLOCK):
-        a, b = t * _BLOCK, min(stored.size, (t + 1) * _BLOCK)
-        w, r, v, u = stored[a:b], residual[a:b], values[a:b], random[a:b]
-        for i in range(w.size):
-            wide = (v[i] + uint32(u[i])) >> uint32(8)
-            w[i] = uint16((wide + uint32(128)) >> uint32(8))
-            # the low byte of (wide - (top << 8)) is the low byte of wide, read as signed
-            r[i] = uint8(wide & uint32(255))
+    for t in prange((stored.size + TILE - 1) // TILE):
+        at, count = uint64(t * TILE), min(TILE, stored.size - t * TILE)
+        bits = np.empty(TILE, np.uint32)
+        lanes = np.empty(TILE, np.uint8)
+        for i in range(count):
+            bits[uint64(i)], lanes[uint64(i)] = values[at + uint64(i)], random[at + uint64(i)]
+        _write(stored, residual, at, bits, lanes, uint64(0), count)
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def _probe_draw(
+    out: Any, stored: Any, residual: Any, law: int, table: Any, k0: Any, k1: Any, c: Any, start: int
+) -> None:
+    for t in prange(start // TILE, (start + out.size + TILE - 1) // TILE):
+        bits, z = np.empty(TILE, np.uint32), np.empty(TILE, np.float32)
+        values = bits.view(np.float32)
+        skip, at, count = span(t, start, out.size)
+        _read(bits, skip, stored, residual, at, count)
+        draw(z, law, table, t, k0, k1, c)
+        for i in range(count):
+            values[skip + uint64(i)] += z[skip + uint64(i)]
+        for i in range(count):
+            u = bits[skip + uint64(i)]
+            nearest = (u + uint32(0x7FFF) + ((u >> uint32(16)) & uint32(1))) >> uint32(16)
+            # 0xFFFF is what torch's vectorised cast makes of NaN
+            number = (u & uint32(0x7FFFFFFF)) <= uint32(0x7F800000)
+            out[at + uint64(i)] = uint16(nearest) if number else uint16(0xFFFF)
+
+
+@njit
+def _moved(w: Any, skip: Any, z: Any, zskip: Any, count: int, decay: Any, rate: Any) -> None:
+    """w ← w - rate·(0 + z + decay·w), every product and sum rounded, as the general pass has it."""
+    zero = z.dtype.type(0)  # 0 + z turns -0 into 0
+    if decay != zero:
+        for i in range(count):
+            j, k = skip + uint64(i), zskip + uint64(i)
+            w[j] = w[j] - ((zero + z[k]) + w[j] * decay) * rate
+    else:
+        for i in range(count):
+            j, k = skip + uint64(i), zskip + uint64(i)
+            w[j] = w[j] - (zero + z[k]) * rate
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def _step_exact(
+    w: Any, law: int, table: Any, k0: Any, k1: Any, c: Any, decay: Any, rate: Any, start: int
+) -> None:
+    for t in prange(start // TILE, (start + w.size + TILE - 1) // TILE):
+        z = np.empty(TILE, w.dtype)
+        skip, at, count = span(t, start, w.size)
+        draw(z, law, table, t, k0, k1, c)
+        _moved(w, at, z, skip, count, decay, rate)
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def _step_bfloat16(
+    stored: Any, residual: Any, law: int, table: Any, k0: Any, k1: Any, c: Any, decay: Any, rate: Any,
+    r0: Any, r1: Any, start: int,
+) -> None:  # fmt: skip
+    for t in prange(start // TILE, (start + stored.size + TILE - 1) // TILE):
+        bits, z = np.empty(TILE, np.uint32), np.empty(TILE, np.float32)
+        values = bits.view(np.float32)
+        skip, at, count = span(t, start, stored.size)
+        _read(bits, skip, stored, residual.view(np.int8), at, count)
+        draw(z, law, table, t, k0, k1, c)
+        _moved(values, skip, z, skip, count, decay, rate)
+        _write(stored, residual, at, bits, stream(8, t, r0, r1).view(np.uint8), skip, count)
 
 
 def _u(tensor: Tensor, dtype: type) -> np.ndarray:
@@ -40,12 +130,39 @@ def _u(tensor: Tensor, dtype: type) -> np.ndarray:
 
 def load(out: Tensor, stored: Tensor, residual: Tensor) -> None:
     """float32 out = bfloat16 stored with its int8 residual."""
-    _threads()
-    # a negative byte subtracts 1 << 8 from the magnitude: as unsigned arithmetic modulo 2^32, the sign bit is untouched
+    follow_threads()
     _load(_u(out, np.uint32), _u(stored, np.uint16), _u(residual, np.int8))
 
 
 def store(stored: Tensor, residual: Tensor, values: Tensor, random: Tensor) -> None:
     """Stochastic rounding of float32 values to bfloat16 and residual byte."""
-    _threads()
-    _store(_u(stored, np.uint16), _u(residual, np.int8).view(np.uint8), _u(values, np.uint32), random.numpy())
+    follow_threads()
+    _store(_u(stored, np.uint16), _u(residual, np.uint8), _u(values, np.uint32), random.numpy())
+
+
+def probe_draw(
+    out: Tensor, stored: Tensor, residual: Tensor | None, law: str, key: int, coefficient: float, start: int
+) -> None:
+    """bfloat16 out = stored (with its residual) + coefficient·z[start : start+n], rounded once to the nearest."""
+    follow_threads()
+    rest = _NO_RESIDUAL if residual is None else _u(residual, np.int8)
+    read = _u(stored, np.uint16), rest
+    draws = *law_of(law, torch.float32), *split(key), np.float32(coefficient)
+    _probe_draw(_u(out, np.uint16), *read, *draws, start)
+
+
+def step_draw(
+    stored: Tensor, residual: Tensor | None, law: str, key: int, scalar: float,
+    rate: float, decay: float, seed: int, start: int,
+) -> None:  # fmt: skip
+    """stored ← round(w - rate·(scalar·z + decay·w)): float32 or float64 in place, or bfloat16 with its residual."""
+    follow_threads()
+    dtype = stored.dtype if residual is None else torch.float32
+    number = np.float64 if dtype == torch.float64 else np.float32
+    draws = *law_of(law, dtype), *split(key), number(scalar)
+    rates = number(decay), number(rate)
+    if residual is None:
+        _step_exact(stored.numpy(), *draws, *rates, start)
+    else:
+        pair = _u(stored, np.uint16), _u(residual, np.uint8)
+        _step_bfloat16(*pair, *draws, *rates, *split(seed), start)

@@ -2,6 +2,10 @@
 
 Rounding is part of the contract: c·z is rounded, then the sum is rounded; numba without fastmath neither contracts
 into FMA nor reorders, so thread count and instruction set never show in the result.
+
+Everything works on tiles of TILE elements aligned in the whole tensor: a tile is a whole number of Philox blocks
+for every lane width, and its buffers stay in the first-level cache. Index arithmetic is unsigned inside the loops:
+a signed index could be negative, and the check for that keeps the compiler from using vector registers.
 """
 
 import functools
@@ -15,16 +19,16 @@ from numba import njit, prange, uint32, uint64
 from zerothorder.random.laws import GAUSSIAN_SCALE, gaussian_table
 from zerothorder.random.philox import MULTIPLIERS, WEYL
 
+TILE = 4096
 _M0, _M1 = (np.uint64(m) for m in MULTIPLIERS)
 _W0, _W1 = (np.uint32(w) for w in WEYL)
-# Blocks computed together: enough for the compiler to fill vector registers, small enough to stay in L1.
-_TILE = 64
+_SHIFTS = np.arange(32).astype(np.uint32)
 
 
-@njit(inline="always")
-def _tile(words: Any, first: Any, k0: Any, k1: Any) -> None:
-    """words (4, _TILE) u32: column b holds block first+b."""
-    for b in range(_TILE):
+@njit
+def _blocks(planes: Any, first: Any, k0: Any, k1: Any) -> None:
+    """planes (4, n) u32: column b holds the four words of Philox block first+b."""
+    for b in range(planes.shape[1]):
         index = uint64(first) + uint64(b)
         c0, c1 = uint32(index), uint32(index >> uint64(32))
         c2, c3 = uint32(0), uint32(0)
@@ -34,81 +38,84 @@ def _tile(words: Any, first: Any, k0: Any, k1: Any) -> None:
             c0, c2 = uint32(p1 >> uint64(32)) ^ c1 ^ q0, uint32(p0 >> uint64(32)) ^ c3 ^ q1
             c1, c3 = uint32(p1), uint32(p0)
             q0, q1 = uint32(q0 + _W0), uint32(q1 + _W1)
-        words[0, b], words[1, b], words[2, b], words[3, b] = c0, c1, c2, c3
+        planes[0, b], planes[1, b], planes[2, b], planes[3, b] = c0, c1, c2, c3
+
+
+@njit
+def stream(bits: int, tile: int, k0: Any, k1: Any) -> Any:
+    """The words that the `bits`-wide lanes of a tile consume, u32 in the order of the stream."""
+    count = TILE * bits // 128
+    planes = np.empty((4, count), np.uint32)
+    _blocks(planes, tile * count, k0, k1)
+    words = np.empty(4 * count, np.uint32)
+    for b in range(count):
+        at = uint64(4 * b)
+        words[at], words[at + uint64(1)] = planes[0, b], planes[1, b]
+        words[at + uint64(2)], words[at + uint64(3)] = planes[2, b], planes[3, b]
+    return words
+
+
+@njit
+def draw(z: Any, bits: int, table: Any, tile: int, k0: Any, k1: Any, c: Any) -> None:
+    """z (TILE,) = c·z of a tile, each product rounded; `bits` names the law."""
+    words = stream(bits, tile, k0, k1)
+    if bits == 1:
+        minus = -c
+        for b in range(words.size):
+            word = words[b]
+            for j in range(32):
+                z[uint64(32 * b + j)] = c if (word >> _SHIFTS[j]) & uint32(1) == uint32(0) else minus
+    else:
+        for b in range(words.size):
+            word, at = words[b], uint64(2 * b)
+            z[at] = c * table[uint64(word & uint32(0xFFFF))]
+            z[at + uint64(1)] = c * table[uint64(word >> uint32(16))]
+
+
+@njit
+def span(tile: int, start: int, size: int) -> Any:
+    """(first element within the tile, first local element, count) of a tile's part in elements start … start+size."""
+    skip = max(0, start - tile * TILE)
+    local = tile * TILE + skip - start
+    return uint64(skip), uint64(local), min(TILE - skip, size - local)
 
 
 @njit(parallel=True, nogil=True, cache=True)
-def _rademacher(out: Any, source: Any, k0: Any, k1: Any, plus: Any, minus: Any, start: int) -> None:
-    per = _TILE * 128
-    first, stop = start // per, (start + out.size + per - 1) // per
-    for t in prange(first, stop):
-        words = np.empty((4, _TILE), np.uint32)
-        _tile(words, t * _TILE, k0, k1)
-        for b in range(_TILE):
-            for w in range(4):
-                x = words[w, b]
-                at = t * per + b * 128 + w * 32 - start
-                if at >= 0 and at + 32 <= out.size:
-                    o, s = out[at : at + 32], source[at : at + 32]
-                    for j in range(32):
-                        o[j] = s[j] + (plus if (x >> uint32(j)) & uint32(1) == uint32(0) else minus)
-                else:
-                    for j in range(max(0, -at), min(32, out.size - at)):
-                        bit = (x >> uint32(j)) & uint32(1)
-                        out[at + j] = source[at + j] + (plus if bit == uint32(0) else minus)
-
-
-@njit(parallel=True, nogil=True, cache=True)
-def _gaussian(out: Any, source: Any, table: Any, k0: Any, k1: Any, coefficient: Any, start: int) -> None:
-    per = _TILE * 8
-    first, stop = start // per, (start + out.size + per - 1) // per
-    for t in prange(first, stop):
-        words = np.empty((4, _TILE), np.uint32)
-        _tile(words, t * _TILE, k0, k1)
-        base = t * per - start
-        if base >= 0 and base + per <= out.size:
-            for b in range(_TILE):
-                for w in range(4):
-                    x = words[w, b]
-                    at = base + b * 8 + w * 2
-                    out[at] = source[at] + coefficient * table[x & uint32(0xFFFF)]
-                    out[at + 1] = source[at + 1] + coefficient * table[x >> uint32(16)]
-        else:
-            for i in range(max(0, -base), min(per, out.size - base)):
-                x = words[(i // 2) % 4, i // 8]
-                lane = (x >> uint32(16)) if i % 2 else x & uint32(0xFFFF)
-                out[base + i] = source[base + i] + coefficient * table[lane]
+def _shift(out: Any, source: Any, bits: int, table: Any, k0: Any, k1: Any, c: Any, start: int) -> None:
+    for t in prange(start // TILE, (start + out.size + TILE - 1) // TILE):
+        z = np.empty(TILE, out.dtype)
+        draw(z, bits, table, t, k0, k1, c)
+        skip, at, count = span(t, start, out.size)
+        for i in range(count):
+            j = uint64(i)
+            out[at + j] = source[at + j] + z[skip + j]
 
 
 @njit(parallel=True, nogil=True, cache=True)
 def _bytes(out: Any, k0: Any, k1: Any, start: int) -> None:
-    per = _TILE * 16
-    first, stop = start // per, (start + out.size + per - 1) // per
-    for t in prange(first, stop):
-        words = np.empty((4, _TILE), np.uint32)
-        _tile(words, t * _TILE, k0, k1)
-        base = t * per - start
-        for b in range(_TILE):
-            for w in range(4):
-                x = words[w, b]
-                for j in range(4):
-                    at = base + b * 16 + w * 4 + j
-                    if at >= 0 and at < out.size:
-                        out[at] = (x >> uint32(8 * j)) & uint32(0xFF)
+    for t in prange(start // TILE, (start + out.size + TILE - 1) // TILE):
+        lanes = stream(8, t, k0, k1).view(np.uint8)  # little-endian: the low byte of a word first
+        skip, at, count = span(t, start, out.size)
+        for i in range(count):
+            out[at + uint64(i)] = lanes[skip + uint64(i)]
 
 
 @functools.cache
-def _signed_table(dtype: torch.dtype) -> np.ndarray:
+def law_of(name: str, dtype: torch.dtype) -> tuple[int, np.ndarray]:
+    """Width of the lane that one element of the law consumes, and the values by lane where a table gives them."""
+    if name == "rademacher":
+        return 1, torch.empty(0, dtype=dtype).numpy()
     half = gaussian_table().to(dtype) * GAUSSIAN_SCALE
-    return torch.cat((half, -half)).numpy()
+    return 16, torch.cat((half, -half)).numpy()
 
 
-def _threads() -> None:
-    # numba has its own pool: it follows torch's setting so that one number rules the process
+def follow_threads() -> None:
+    """numba has its own pool: it follows torch's setting so that one number rules the process."""
     numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
 
 
-def _split(key: int) -> tuple[np.uint32, np.uint32]:
+def split(key: int) -> tuple[np.uint32, np.uint32]:
+    """The two words of a 64-bit key."""
     return np.uint32(key & 0xFFFFFFFF), np.uint32(key >> 32)
 
 
@@ -116,16 +123,13 @@ def shift(
     out: torch.Tensor, source: torch.Tensor, law: str, key: int, coefficient: float, start: int
 ) -> None:
     """out = source + coefficient·z[start : start+n]; 1-D contiguous CPU tensors of one float dtype, may be the same."""
-    _threads()
-    target, base = out.numpy(), source.numpy()
-    scalar = target.dtype.type(coefficient)
-    if law == "rademacher":
-        _rademacher(target, base, *_split(key), scalar, -scalar, start)
-    else:
-        _gaussian(target, base, _signed_table(out.dtype), *_split(key), scalar, start)
+    follow_threads()
+    target = out.numpy()
+    c = target.dtype.type(coefficient)
+    _shift(target, source.numpy(), *law_of(law, out.dtype), *split(key), c, start)
 
 
 def byte_lanes(out: torch.Tensor, key: int, start: int) -> None:
     """The 8-bit lanes of `philox.lanes`, into uint8 out."""
-    _threads()
-    _bytes(out.numpy(), *_split(key), start)
+    follow_threads()
+    _bytes(out.numpy(), *split(key), start)
