@@ -60,6 +60,11 @@ class Site:
             with torch.no_grad():
                 self.parameter.copy_(flat.view(self.parameter.shape))
 
+    def runs(self) -> Iterator[tuple[slice, int]]:
+        """(local slice, global start) of each segment, whole."""
+        for local, whole, length in self.segments:
+            yield slice(local, local + length), whole
+
     def chunks(self) -> Iterator[tuple[slice, int]]:
         """(local slice, global start) of consecutive chunks of at most CHUNK elements."""
         for local, whole, length in self.segments:
@@ -98,15 +103,10 @@ class ParameterSpace:
             if parameter.requires_grad and where(canonical_name(name)):
                 owners.setdefault(id(parameter), []).append(canonical_name(name))
                 found[id(parameter)] = parameter
-        return cls(
-            cls.site(names[0], found[key], precision, aliases=tuple(names[1:]))
-            for key, names in owners.items()
-        )
+        return cls(cls.site(names[0], found[key], precision, aliases=tuple(names[1:])) for key, names in owners.items())
 
     @staticmethod
-    def site(
-        name: str, tensor: Tensor, precision: Precision = "residual", aliases: tuple[str, ...] = ()
-    ) -> Site:
+    def site(name: str, tensor: Tensor, precision: Precision = "residual", aliases: tuple[str, ...] = ()) -> Site:
         """The site of one whole tensor."""
         low = name.lower()
         group = "plain" if tensor.ndim < 2 or any(word in low for word in _NO_DECAY) else "decay"

@@ -1,5 +1,6 @@
 """What is z? A direction is a law, then linear maps: a pure function of (key, State)."""
 
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 from torch import Tensor
@@ -13,7 +14,11 @@ View = Literal["probe", "step"]
 
 
 class Direction(Protocol):
-    """z(key) over all sites, never stored whole."""
+    """z(key) over all sites, never stored whole.
+
+    One optional method: `draw(site, term) -> (law, seed) | None` names the plain draw that z is on this site, if it
+    is one; passes with one such term are then fused, with the same bits.
+    """
 
     run_key: bytes
 
@@ -33,3 +38,11 @@ class Direction(Protocol):
         A string term names a vector in the State instead of a draw. Each product and each sum rounds once.
         """
         ...
+
+
+def plain_draw(direction: Direction, site: Site, terms: Sequence[tuple[Key | str, float]]) -> tuple[str, int] | None:
+    """(law, seed) where the sum over `terms` is a single plain draw on CPU; None where it takes the general pass."""
+    draw = getattr(direction, "draw", None)
+    if draw is None or len(terms) != 1 or site.parameter.device.type != "cpu":
+        return None
+    return draw(site, terms[0][0])

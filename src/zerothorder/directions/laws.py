@@ -35,6 +35,12 @@ class Dense:
         if self.law not in random.LAWS:
             raise UsageError(f"unknown law {self.law!r}{nearest(self.law, random.LAWS)}")
 
+    def draw(self, site: Site, term: Key | str) -> tuple[str, int] | None:
+        """(law, seed) where z of this site is that draw and nothing else, so that a pass may be fused; else None."""
+        if isinstance(term, str) or self.maps or type(self).shift is not Dense.shift:
+            return None
+        return self.law, term.seed(self.run_key, site.id)
+
     def shift(
         self,
         out: Tensor,

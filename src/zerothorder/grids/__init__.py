@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zerothorder.errors import UsageError
 from zerothorder.grids import reference
-from zerothorder.random import byte_lanes, philox
+from zerothorder.random import byte_lanes, philox, shift
 from zerothorder.scratch import buffer
 
 Precision = Literal["residual", "stochastic", "nearest"]
@@ -60,6 +60,31 @@ class Grid:
     def probe(self, out: Tensor, values: Tensor) -> None:
         """out (stored dtype) = values to the nearest: what a forward pass sees."""
         out.copy_(values)
+
+    @property
+    def fused(self) -> bool:
+        """There are whole passes for a single draw on CPU (`probe_draw`, `step_draw`)."""
+        return self.exact or (self.dtype == torch.bfloat16 and self.has_residual)
+
+    def probe_draw(
+        self, out: Tensor, stored: Tensor, residual: Tensor | None, draw: tuple[str, int], c: float, start: int
+    ) -> None:
+        """`load`, add c·z of a draw (law, seed), `probe`: in one pass."""
+        if self.exact:
+            shift(out, stored, *draw, c, start)
+        else:
+            from zerothorder.grids import cpu
+
+            cpu.probe_draw(out, stored, residual, *draw, c, start)
+
+    def step_draw(
+        self, stored: Tensor, residual: Tensor | None, draw: tuple[str, int], scalar: float,
+        rate: float, decay: float, seed: int, start: int,
+    ) -> None:  # fmt: skip
+        """`load`, subtract rate·(scalar·z + decay·w), `store`: in one pass."""
+        from zerothorder.grids import cpu
+
+        cpu.step_draw(stored, residual, *draw, scalar, rate, decay, seed, start)
 
     def store(self, stored: Tensor, residual: Tensor | None, values: Tensor, seed: int, start: int) -> None:
         """Write values; `seed` and `start` address the rounding bits of a stochastic rule."""

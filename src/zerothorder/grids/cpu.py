@@ -5,6 +5,9 @@ case, one dense draw: a tile is read, moved and rounded while it is in the first
 reading and one writing of the weights.
 """
 
+# pyright: basic
+# numba has no types of its own.
+
 from typing import Any
 
 import numpy as np
@@ -98,9 +101,7 @@ def _moved(w: Any, skip: Any, z: Any, zskip: Any, count: int, decay: Any, rate: 
 
 
 @njit(parallel=True, nogil=True, cache=True)
-def _step_exact(
-    w: Any, law: int, table: Any, k0: Any, k1: Any, c: Any, decay: Any, rate: Any, start: int
-) -> None:
+def _step_exact(w: Any, law: int, table: Any, k0: Any, k1: Any, c: Any, decay: Any, rate: Any, start: int) -> None:
     for t in prange(start // TILE, (start + w.size + TILE - 1) // TILE):
         z = np.empty(TILE, w.dtype)
         skip, at, count = span(t, start, w.size)

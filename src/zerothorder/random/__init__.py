@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from zerothorder.random import laws, philox
+from zerothorder.random import philox
 from zerothorder.random.laws import LAWS
 from zerothorder.random.philox import VERSION
 

@@ -8,6 +8,9 @@ for every lane width, and its buffers stay in the first-level cache. Index arith
 a signed index could be negative, and the check for that keeps the compiler from using vector registers.
 """
 
+# pyright: basic
+# numba has no types of its own.
+
 import functools
 from typing import Any
 
@@ -111,7 +114,10 @@ def law_of(name: str, dtype: torch.dtype) -> tuple[int, np.ndarray]:
 
 def follow_threads() -> None:
     """numba has its own pool: it follows torch's setting so that one number rules the process."""
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    if torch.get_num_threads() != threads:  # numba's first launch sets the number of the OpenMP runtime they share
+        torch.set_num_threads(threads)
 
 
 def split(key: int) -> tuple[np.uint32, np.uint32]:
@@ -119,9 +125,7 @@ def split(key: int) -> tuple[np.uint32, np.uint32]:
     return np.uint32(key & 0xFFFFFFFF), np.uint32(key >> 32)
 
 
-def shift(
-    out: torch.Tensor, source: torch.Tensor, law: str, key: int, coefficient: float, start: int
-) -> None:
+def shift(out: torch.Tensor, source: torch.Tensor, law: str, key: int, coefficient: float, start: int) -> None:
     """out = source + coefficient·z[start : start+n]; 1-D contiguous CPU tensors of one float dtype, may be the same."""
     follow_threads()
     target = out.numpy()

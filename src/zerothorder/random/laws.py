@@ -31,9 +31,7 @@ def gaussian_table() -> Tensor:
     table = torch.tensor([math.floor(v * scale + 0.5) for v in values], dtype=torch.int16)
     digest = hashlib.sha256(table.numpy().astype("<i2").tobytes()).hexdigest()
     if digest != _GAUSSIAN_SHA256:
-        raise RuntimeError(
-            f"the Gaussian table of this platform differs (sha256 {digest}): report it, do not train"
-        )
+        raise RuntimeError(f"the Gaussian table of this platform differs (sha256 {digest}): report it, do not train")
     return table
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from zerothorder.directions import Direction
+from zerothorder.directions import Direction, plain_draw
 from zerothorder.errors import UsageError
 from zerothorder.key import Key
 from zerothorder.ledger.entry import Entry
@@ -44,6 +44,19 @@ class Transform(Protocol):
 
 
 @dataclass(frozen=True)
+class WeightDecay:
+    """g ← g + decay·θ with the decay of the site's group (L2, coupled, as SGD and MeZO have it)."""
+
+    memory: tuple[str, ...] = ()
+
+    def begin(self, state: State) -> None: ...
+
+    def __call__(self, g: Tensor, weights: Tensor, where: Where, state: State) -> None:
+        if where.decay:
+            g += weights * where.decay
+
+
+@dataclass(frozen=True)
 class Update:
     """θ ← round(θ - lr·T_n(…T_1(Σ scalar·z))). Each site follows the rates of its group.
 
@@ -58,21 +71,22 @@ class Update:
         if entry.skipped:
             return
         if entry.dense is not None and not self.accepts_dense:
-            raise UsageError(
-                "this update takes scalars only, but the estimate holds a first-order part; use a hybrid"
-            )
+            raise UsageError("this update takes scalars only, but the estimate holds a first-order part; use a hybrid")
         for transform in self.transforms:
             transform.begin(state)
         with torch.no_grad():
             for site in space:
                 self._site(entry, site, direction, state)
 
+    def _fusible(self, entry: Entry) -> bool:
+        """Nothing between the draw and the weights but a rate and at most one weight decay."""
+        return entry.dense is None and (
+            not self.transforms or (len(self.transforms) == 1 and type(self.transforms[0]) is WeightDecay)
+        )
+
     def _site(self, entry: Entry, site: Site, direction: Direction, state: State) -> None:
         flat = site.read()
-        compute, device = site.grid.compute, flat.device
-        size = min(CHUNK, site.numel)
-        g_buffer = buffer("gradient", size, compute, device)
-        w_buffer = buffer("weights", 0 if site.grid.exact else size, compute, device)
+        device = flat.device
         residual = residual_of(site, state)
         if residual is None and site.grid.has_residual:
             residual = state.tensor(
@@ -80,12 +94,24 @@ class Update:
             )
         rates = entry.rates[site.group]
         seed = Key("round", entry.step).seed(direction.run_key, site.id)
+        draw = plain_draw(direction, site, entry.terms) if site.grid.fused and self._fusible(entry) else None
+        if draw is not None:
+            rate = 1.0 if entry.absolute else rates.lr
+            decay = rates.decay if self.transforms else 0.0
+            for local, start in site.runs():
+                rest = None if residual is None else residual[local]
+                site.grid.step_draw(flat[local], rest, draw, entry.terms[0][1], rate, decay, seed, start)
+            site.write(flat)
+            return
+        compute, size = site.grid.compute, min(CHUNK, site.numel)
+        g_buffer = buffer("gradient", size, compute, device)
+        w_buffer = buffer("weights", 0 if site.grid.exact else size, compute, device)
         for local, start in site.chunks():
             g = g_buffer[: local.stop - local.start].zero_()
             for key, scalar in entry.terms:
                 direction.shift(g, g, site, key, scalar, start, state, view="step")
             if entry.dense is not None and site.name in entry.dense:
-                g += entry.dense[site.name].reshape(-1)[local].to(g.dtype)
+                g += entry.dense[site.name].reshape(-1)[start : start + g.numel()].to(g.dtype)
             rest = None if residual is None else residual[local]
             if site.grid.exact:
                 w = flat[local]

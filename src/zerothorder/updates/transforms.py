@@ -6,28 +6,15 @@ import torch
 from torch import Tensor
 
 from zerothorder.state import State
-from zerothorder.updates import Where
+from zerothorder.updates import WeightDecay, Where
+
+__all__ = ["Adam", "Momentum", "Sign", "WeightDecay"]
 
 
 def _memory(name: str, where: Where, like: Tensor, state: State) -> Tensor:
     size = where.site.numel
-    whole = state.tensor(
-        name, where.site.name, lambda: torch.zeros(size, dtype=like.dtype, device=like.device)
-    )
+    whole = state.tensor(name, where.site.name, lambda: torch.zeros(size, dtype=like.dtype, device=like.device))
     return whole[where.local]
-
-
-@dataclass(frozen=True)
-class WeightDecay:
-    """g ← g + decay·θ with the decay of the site's group (L2, coupled, as SGD and MeZO have it)."""
-
-    memory: tuple[str, ...] = ()
-
-    def begin(self, state: State) -> None: ...
-
-    def __call__(self, g: Tensor, weights: Tensor, where: Where, state: State) -> None:
-        if where.decay:
-            g += weights * where.decay
 
 
 @dataclass(frozen=True)
