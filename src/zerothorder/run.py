@@ -77,7 +77,8 @@ class Run:
     def attach(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Put one tensor a site (by site name) into the State and, by hash, into the ledger."""
         self.ledger.attach(name, tensors)
-        self.state.tensors[name] = dict(tensors)
+        # copies: what the entry holds must not move with the weights it may have been taken from
+        self.state.tensors[name] = {site: tensor.detach().clone() for site, tensor in tensors.items()}
 
     def step(self, batch: Any, rates: Mapping[str, Rates] | None = None, **others: Any) -> Entry:
         """One step on a batch (and other named batches); returns the entry that was written and applied."""
@@ -85,8 +86,7 @@ class Run:
         key = Key("prepare", self.index)
         with self.around.meter.watching(model):
             prepared = {
-                name: self.objective.prepare(model, data, key)
-                for name, data in {"main": batch, **others}.items()
+                name: self.objective.prepare(model, data, key) for name, data in {"main": batch, **others}.items()
             }
         points = self.ask(rates)
         while True:
@@ -100,8 +100,10 @@ class Run:
 
     def ask(self, rates: Mapping[str, Rates] | None = None) -> list[Point]:
         """The first points of the next step, for somebody to answer."""
-        self._rates = dict(rates or self.recipe.rates(self.index, self.steps))
-        self._open = self.estimator(Step(self.index, self._rates, tuple(self.ledger.past), self.state))
+        found = rates or self.recipe.rates(self.index, self.steps)
+        # as the entry will hold them: an estimator sees what replay will see
+        self._rates = {group: Rates(float32(rate.lr), float32(rate.decay)) for group, rate in found.items()}
+        self._open = self.estimator(Step(self.index, self._rates, self.ledger.past, self.state))
         return next(self._open)
 
     def tell(self, values: list[Values]) -> Entry | list[Point]:
@@ -117,7 +119,8 @@ class Run:
     def _write(self, estimate: Estimate) -> Entry:
         terms = tuple((key, float32(scalar)) for key, scalar in estimate.terms)
         # a bad value costs one step, never the run
-        skipped = not all(math.isfinite(scalar) for _, scalar in terms)
+        dense = (estimate.dense or {}).values()
+        skipped = not (all(math.isfinite(s) for _, s in terms) and all(bool(part.isfinite().all()) for part in dense))
         notes = {name: float32(value) for name, value in estimate.notes.items()}
         entry = Entry(self.index, terms, notes, self._rates, skipped, estimate.absolute)
         with uninterrupted():
@@ -157,11 +160,11 @@ def uninterrupted() -> Generator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    pressed: list[Any] = []
-    before = signal.signal(signal.SIGINT, lambda *args: pressed.append(args))
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if pressed and callable(before):
-        before(*pressed[0])
+    if pressed:
+        signal.raise_signal(signal.SIGINT)

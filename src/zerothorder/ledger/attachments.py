@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from zerothorder.errors import LedgerError
+from zerothorder.errors import LedgerError, UsageError
 
 
 class Attachments:
@@ -20,16 +20,24 @@ class Attachments:
         self._memory: dict[str, bytes] = {}
 
     def put(self, tensors: Mapping[str, Tensor]) -> str:
-        """Write tensors durably under their hash, before any entry names them; returns the hash."""
+        """Write tensors durably under their hash, before any entry names them; returns the hash.
+
+        UsageError when the disk is full.
+        """
         data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         digest = hashlib.sha256(data).hexdigest()
         if self.folder is None:
             self._memory[digest] = data
             return digest
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{digest}.safetensors"
-        if not path.exists():
-            write_durably(path, data)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                write_durably(path, data)
+        except OSError as error:
+            raise UsageError(
+                f"cannot write the attachment {path}: {error.strerror}; free some space, then resume the run"
+            ) from error
         return digest
 
     def get(self, digest: str, what: str) -> dict[str, Tensor]:
@@ -38,14 +46,10 @@ class Attachments:
             return load(self._memory[digest])
         path = self.folder / f"{digest}.safetensors"
         if not path.exists():
-            raise LedgerError(
-                f"{what} needs the attachment {path.name}, which is not in {path.parent}; copy it there"
-            )
+            raise LedgerError(f"{what} needs the attachment {path.name}, which is not in {path.parent}; copy it there")
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != digest:
-            raise LedgerError(
-                f"the attachment {path} of {what} is damaged: its content does not match its name"
-            )
+            raise LedgerError(f"the attachment {path} of {what} is damaged: its content does not match its name")
         return {name: torch.empty_like(t).copy_(t) for name, t in load(data).items()}
 
 

@@ -117,7 +117,8 @@ class Codec:
                 tag, a, b, scalar = take("Hqqf")
                 terms.append((Key(self.tags[int(tag)], int(a), int(b)), scalar))
             else:
-                terms.append((Key("z", step, len(terms)), *take("f")))
+                (scalar,) = take("f")
+                terms.append((Key("z", step, len(terms)), scalar))
         skipped, absolute = bool(flags & SKIPPED), bool(flags & ABSOLUTE)
         return Entry(step, tuple(terms), notes, dict(self.rates), skipped, absolute, dense_hash)
 

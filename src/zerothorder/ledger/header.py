@@ -50,18 +50,23 @@ class Header:
         if len(data) < _LEAD.size or data[: len(MAGIC)] != MAGIC:
             raise LedgerError(f"{where} is not a ledger: it does not begin with {MAGIC.decode()}")
         _, version, length = _LEAD.unpack_from(data)
-        if version > FORMAT:
+        if version > FORMAT and not cls._is_damaged_version(data, length):
             raise LedgerError(
                 f"{where} has ledger format {version}, this zerothorder reads up to {FORMAT}; upgrade zerothorder"
             )
         end = _LEAD.size + length
         if len(data) < end + 32:
-            raise LedgerError(
-                f"the header of {where} is cut off or its length is damaged; no run can be read from it"
-            )
+            raise LedgerError(f"the header of {where} is cut off or its length is damaged; no run can be read from it")
         if hashlib.sha256(data[:end]).digest() != data[end : end + 32]:
             raise LedgerError(f"the header of {where} is damaged: its checksum does not hold")
         return cls(**json.loads(data[_LEAD.size : end])), end + 32
+
+    @staticmethod
+    def _is_damaged_version(data: bytes, length: int) -> bool:
+        """Whether the checksum holds with this version's number in place: then the number itself is damaged."""
+        end = _LEAD.size + length
+        mended = _LEAD.pack(MAGIC, FORMAT, length) + data[_LEAD.size : end]
+        return hashlib.sha256(mended).digest() == data[end : end + 32]
 
 
 def site_table(space: ParameterSpace) -> list[list[Any]]:
@@ -74,13 +79,11 @@ def fingerprint(model: nn.Module) -> str:
     digest = hashlib.sha256()
     seen: set[tuple[int, torch.Size]] = set()
     for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
-        if not isinstance(tensor, torch.Tensor) or (
-            tensor.numel() and (tensor.data_ptr(), tensor.shape) in seen
-        ):
+        if not isinstance(tensor, torch.Tensor) or (tensor.numel() and (tensor.data_ptr(), tensor.shape) in seen):
             continue
         seen.add((tensor.data_ptr(), tensor.shape))
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -90,9 +93,7 @@ def check_base(header: Header, model: nn.Module, space: ParameterSpace, where: s
     for row in header.sites:
         name, shape, dtype = row[0], list(row[1]), row[2]
         if name not in have:
-            raise LedgerError(
-                f"{where} moves a parameter {name!r} that this base does not have; give its own base"
-            )
+            raise LedgerError(f"{where} moves a parameter {name!r} that this base does not have; give its own base")
         if have[name][1] != shape or have[name][2] != dtype:
             raise LedgerError(
                 f"{where} was made with {name!r} of shape {shape} in {dtype}, this base has "
@@ -100,9 +101,7 @@ def check_base(header: Header, model: nn.Module, space: ParameterSpace, where: s
             )
     extra = sorted(set(have) - {row[0] for row in header.sites})
     if extra:
-        raise LedgerError(
-            f"this base trains a parameter {extra[0]!r} that {where} does not know; give its own base"
-        )
+        raise LedgerError(f"this base trains a parameter {extra[0]!r} that {where} does not know; give its own base")
     found = fingerprint(model)
     if found != header.base:
         raise LedgerError(

@@ -12,19 +12,24 @@ from zerothorder.ledger.header import Header
 class Contents:
     """A ledger as read. `sound` is the length in bytes of what is whole; `torn` the bytes of a cut last entry.
 
-    `chain` is the checksum after the last whole entry. `final` is the weights' hash of the end record, None where
-    the run has none: a valid shorter run.
+    `attachments` are (step, name, hash) in order: each belongs to the State from that step on; `attached` is the last
+    hash under each name. `chain` is the checksum after the last whole entry. `final` is the weights' hash of the end
+    record, None where the run has none: a valid shorter run.
     """
 
     header: Header
     entries: tuple[Entry, ...]
-    attached: dict[str, str]
+    attachments: tuple[tuple[int, str, str], ...]
     codec: Codec
     sound: int
     torn: int
     chain: bytes
     chains: tuple[bytes, ...]
     final: str | None
+
+    @property
+    def attached(self) -> dict[str, str]:
+        return {name: digest for _, name, digest in self.attachments}
 
 
 def read(path: Path | str, until: int | None = None) -> Contents:
@@ -44,7 +49,7 @@ def parse(data: bytes, where: str, until: int | None = None) -> Contents:
     codec = Codec(header.columns, header.groups, header.tags)
     entries: list[Entry] = []
     chains: list[bytes] = []
-    attached: dict[str, str] = {}
+    attachments: list[tuple[int, str, str]] = []
     final: str | None = None
     torn = 0
     while at < len(data) and (until is None or len(entries) < until):
@@ -53,9 +58,7 @@ def parse(data: bytes, where: str, until: int | None = None) -> Contents:
             torn = len(data) - at
             break
         if not prefix_is_sound(prefix, chain):
-            raise LedgerError(
-                f"{where} is damaged at step {len(entries)} (byte {at}): an entry's prefix does not hold"
-            )
+            raise LedgerError(f"{where} is damaged at step {len(entries)} (byte {at}): an entry's prefix does not hold")
         kind, flags, _, length, step, _ = PREFIX.unpack(prefix)
         end = at + PREFIX.size + length + CHAIN
         if end > len(data):
@@ -63,20 +66,16 @@ def parse(data: bytes, where: str, until: int | None = None) -> Contents:
             break
         payload = data[at + PREFIX.size : end - CHAIN]
         if link(prefix, payload, chain) != data[end - CHAIN : end]:
-            raise LedgerError(
-                f"{where} is damaged at step {step} (byte {at}): the checksum of its entry does not hold"
-            )
+            raise LedgerError(f"{where} is damaged at step {step} (byte {at}): the checksum of its entry does not hold")
         chain, at = data[end - CHAIN : end], end
         if kind == STEP:
             entries.append(codec.decode(flags, step, payload))
             chains.append(chain)
             final = None
         elif kind == ATTACHMENT:
-            attached[payload[32:].decode()] = payload[:32].hex()
+            attachments.append((step, payload[32:].decode(), payload[:32].hex()))
         elif kind == END:
             final = payload.hex()
         else:
-            raise LedgerError(
-                f"{where} holds an entry of unknown kind {kind} at step {step}; upgrade zerothorder"
-            )
-    return Contents(header, tuple(entries), attached, codec, at, torn, chain, tuple(chains), final)
+            raise LedgerError(f"{where} holds an entry of unknown kind {kind} at step {step}; upgrade zerothorder")
+    return Contents(header, tuple(entries), tuple(attachments), codec, at, torn, chain, tuple(chains), final)

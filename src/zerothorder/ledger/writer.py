@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from zerothorder.errors import LedgerError, UsageError
-from zerothorder.ledger.attachments import Attachments, sync_folder
+from zerothorder.ledger.attachments import Attachments, write_durably
 from zerothorder.ledger.entry import ATTACHMENT, CHAIN, END, STEP, Codec, Entry, frame
 from zerothorder.ledger.header import Header
 from zerothorder.ledger.reader import Contents, read
@@ -31,18 +31,20 @@ class Ledger:
         self._synced = time.monotonic()
         data = header.encode()
         self.chain = data[-CHAIN:]
-        self.size = 0
+        self.size = len(data)
         self._file: int | None = None
-        if path is not None:
-            try:
-                self._file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
-            except FileExistsError as error:
-                raise UsageError(
-                    f"{path} exists already; choose another output folder or resume the run"
-                ) from error
-        self._append(data, sync=True)
-        if path is not None:
-            sync_folder(path.parent)
+        if path is None:
+            return
+        if path.exists():
+            raise UsageError(f"{path} exists already; choose another output folder or resume the run")
+        try:
+            # whole or absent: a file with half a header could neither be resumed nor read
+            write_durably(path, data)
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
+        except OSError as error:
+            raise UsageError(
+                f"cannot write the ledger {path}: {error.strerror}; choose another output folder or free some space"
+            ) from error
 
     @classmethod
     def resume(cls, path: Path) -> "Ledger":
@@ -53,11 +55,13 @@ class Ledger:
         ledger.attachments = Attachments(path.parent / "attachments")
         ledger.past, ledger.attached = list(contents.entries), dict(contents.attached)
         ledger.chain, ledger.size, ledger._synced = contents.chain, contents.sound, time.monotonic()
-        ledger._file = os.open(path, os.O_RDWR)
-        if contents.torn:
-            os.ftruncate(ledger._file, contents.sound)
-            os.fsync(ledger._file)
-        os.lseek(ledger._file, 0, os.SEEK_END)
+        try:
+            ledger._file = os.open(path, os.O_WRONLY | os.O_APPEND)
+            if contents.torn:
+                os.ftruncate(ledger._file, contents.sound)
+                os.fsync(ledger._file)
+        except OSError as error:
+            raise ledger._unwritable(error) from error
         return ledger
 
     def append(self, entry: Entry, dense: Mapping[str, Tensor] | None = None) -> Entry:
@@ -67,8 +71,8 @@ class Ledger:
         if dense is not None:
             entry = dataclasses.replace(entry, dense_hash=self.attachments.put(dense))
         before = dict(self.codec.rates)
-        flags, payload = self.codec.encode(entry)
         try:
+            flags, payload = self.codec.encode(entry)
             self._write(STEP, flags, entry.step, payload)
         except BaseException:
             self.codec.rates = before
@@ -91,38 +95,48 @@ class Ledger:
         self.sync()
 
     def sync(self) -> None:
-        """Everything appended is on disk when this returns."""
+        """Everything appended is on disk when this returns. UsageError when the disk is full."""
         if self._file is not None:
-            os.fsync(self._file)
+            try:
+                os.fsync(self._file)
+            except OSError as error:
+                raise self._unwritable(error) from error
         self._synced = time.monotonic()
 
     def close(self) -> None:
+        """Sync and close the file; nothing can be appended to it after."""
         if self._file is not None:
-            self.sync()
-            os.close(self._file)
-            self._file = None
+            try:
+                self.sync()
+            finally:
+                os.close(self._file)
+                self._file = None
 
     def _write(self, kind: int, flags: int, step: int, payload: bytes) -> None:
         data = frame(kind, flags, step, payload, self.chain)
         self._append(data)
         self.chain = data[-CHAIN:]
 
-    def _append(self, data: bytes, sync: bool = False) -> None:
+    def _append(self, data: bytes) -> None:
         if self._file is not None:
             try:
                 written = 0
                 while written < len(data):
                     written += os.write(self._file, data[written:])
-            except OSError as error:
-                # a half-written entry is taken back, so that the file stays a valid shorter run
+                if time.monotonic() - self._synced > _SYNC_SECONDS:
+                    self.sync()
+            except BaseException as error:
+                # an entry that is not known to be whole is taken back: the file stays a valid shorter run
                 os.ftruncate(self._file, self.size)
-                os.lseek(self._file, 0, os.SEEK_END)
-                raise UsageError(
-                    f"cannot write the ledger {self.path}: {error.strerror}; free some space, then resume the run"
-                ) from error
-            if sync or time.monotonic() - self._synced > _SYNC_SECONDS:
-                self.sync()
+                if isinstance(error, OSError):
+                    raise self._unwritable(error) from error
+                raise
         self.size += len(data)
+
+    def _unwritable(self, error: OSError) -> UsageError:
+        return UsageError(
+            f"cannot write the ledger {self.path}: {error.strerror}; free some space, then resume the run"
+        )
 
 
 __all__ = ["Contents", "Ledger"]
