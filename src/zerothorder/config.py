@@ -12,12 +12,10 @@ Objective = Literal["classification", "lm", "metric"]
 Scheme = Literal["full", "lora", "prefix"]
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """Fine-tune a language model without backpropagation."""
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """A model, a data set, and what the model is to do with it: what training and evaluation share."""
 
-    output: Path
-    """Folder of the run: config.json, ledger.zo, metrics.jsonl, report.html, model/."""
     model: str = "smollm2-135m"
     """A local folder, a hub id, or a packaged model."""
     data: str = "rotten-tomatoes"
@@ -36,6 +34,40 @@ class TrainConfig:
     """Put prompts into the tokenizer's chat template."""
     max_length: int = 512
     """Longest prompt with answer, in tokens; the left end of longer texts is cut and counted."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Dtype of the weights and of the forwards."""
+    attention: Literal["sdpa", "eager"] | None = None
+    """Attention implementation; by default the model's."""
+    device: str = "cpu"
+    """Where the model lives."""
+    threads: int | None = None
+    """CPU threads; by default torch's choice, and on resume those of the run."""
+    trust_remote_code: bool = False
+    """Allow code that comes with a model."""
+    quiet: bool = False
+    """Print nothing but errors."""
+    json: bool = False
+    """Print one JSON object a line instead of progress and tables."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(TaskConfig):
+    """Measure a model on held-out rows: accuracy, calibrated accuracy, AUC, loss."""
+
+    split: Literal["train", "dev", "test"] = "test"
+    """Which rows."""
+    rows: int = 0
+    """How many of them; 0: all."""
+    calibrate: int = 500
+    """Unlabelled training rows whose median score is the calibrated threshold of two classes; 0: none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(TaskConfig):
+    """Fine-tune a language model without backpropagation."""
+
+    output: Path
+    """Folder of the run: config.json, ledger.zo, metrics.jsonl, report.html, model/."""
     recipe: str = "mezo"
     """The method; `zo recipes` lists them."""
     scheme: Scheme = "full"
@@ -68,20 +100,12 @@ class TrainConfig:
     """Law of the directions."""
     seed: int = 0
     """Names the run: directions and data order."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Dtype of the weights and of the forwards."""
     precision: Literal["residual", "stochastic", "nearest"] = "residual"
     """How 16-bit weights keep small steps: a residual byte each, or bare rounding."""
     executor: Literal["swap", "copy"] = "swap"
     """How points are evaluated: module by module, or on a second copy of the weights."""
     check: Literal["sites", "joint", "off"] = "sites"
     """Compare the executor with a copy of the weights before the first step: each parameter, all at once, or not."""
-    attention: Literal["sdpa", "eager"] | None = None
-    """Attention implementation; by default the model's."""
-    device: str = "cpu"
-    """Where the model lives."""
-    threads: int | None = None
-    """CPU threads; by default torch's choice."""
     eval_every: int = 0
     """Evaluate on dev every so many steps; 0: at the end only."""
     eval_rows: int = 200
@@ -91,17 +115,11 @@ class TrainConfig:
     snapshot_every: int = 500
     """Snapshot every so many steps: a resumed run replays at most these."""
     resume: bool = False
-    """Go on with the run in the output folder."""
+    """Go on with the run in the output folder; no other flag is needed."""
     overwrite: bool = False
     """Remove a run that is in the output folder."""
     report_to: tuple[str, ...] = ()
     """Trackers: tensorboard, trackio, wandb."""
-    trust_remote_code: bool = False
-    """Allow code that comes with a model."""
-    quiet: bool = False
-    """Print nothing but errors."""
-    json: bool = False
-    """Print one JSON object a line instead of progress."""
 
     def recipe_settings(self) -> dict[str, Any]:
         """The recipe's settings that were given."""
@@ -112,8 +130,24 @@ class TrainConfig:
         """As saved beside the run."""
         return json.dumps(dataclasses.asdict(self), indent=2, default=str) + "\n"
 
+    def check_numbers(self) -> None:
+        """UsageError for a number that no run can have."""
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                flag = name.replace("_", "-")
+                raise UsageError(f"--{flag} is {value}; it must be {least} or more")
 
-_MAY_DIFFER = ("resume", "overwrite", "quiet", "json", "report_to", "output", "eval_every", "snapshot_every", "check")
+
+_LEAST = {
+    "steps": 1, "batch_size": 1, "micro_batch": 1, "group_by_length": 1, "warmup": 0, "threads": 1, "max_length": 2,
+    "eval_every": 0, "eval_rows": 0, "test_rows": 0, "snapshot_every": 0,
+}  # fmt: skip
+
+_OF_THE_CALL = ("resume", "overwrite", "quiet", "json", "output")
+"""Fields that say what to do now, not what the run is."""
+_MAY_CHANGE = ("report_to", "eval_every", "snapshot_every", "check", "threads")
+"""Fields that a resumed run may have otherwise; `threads` with a warning, since sums may round otherwise."""
 
 
 def load_config(path: Path) -> TrainConfig:
@@ -123,22 +157,41 @@ def load_config(path: Path) -> TrainConfig:
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {path}: {error}; is this the folder of a run?") from error
     fields = {f.name: f for f in dataclasses.fields(TrainConfig)}
+    if not isinstance(found, dict) or "output" not in found:
+        raise UsageError(f"{path} is not the config.json of a run; is this the folder of a run?")
     for name in found:
         if name not in fields:
             raise UsageError(f"{path} has an unknown field {name!r}{nearest(name, fields)}")
-    found["output"] = Path(found["output"])
-    return TrainConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+    return TrainConfig(**values | {"output": Path(found["output"])})
 
 
-def check_resumable(saved: TrainConfig, given: TrainConfig) -> TrainConfig:
-    """The config to go on with. UsageError names the first field that would change the run."""
+def saved_run(folder: Path) -> TrainConfig:
+    """The config of the run in a folder, set to resume it there. UsageError where there is none."""
+    path = folder / "config.json"
+    if not path.exists():
+        raise UsageError(f"there is no run to resume in {folder}; leave --resume out to start one")
+    now: dict[str, Any] = {"output": folder, "resume": True, "overwrite": False, "quiet": False, "json": False}
+    return dataclasses.replace(load_config(path), **now)
+
+
+def check_resumable(given: TrainConfig, *, complete: bool = False) -> TrainConfig:
+    """The config to go on with. UsageError names the first field that would change the run.
+
+    A field of `given` that has its default counts as not given, unless `complete` says that `given` was made from
+    the saved config and every field is meant.
+    """
+    saved = saved_run(given.output)
+    changes: dict[str, Any] = {name: getattr(given, name) for name in ("quiet", "json")}
     for field in dataclasses.fields(TrainConfig):
         before, now = getattr(saved, field.name), getattr(given, field.name)
-        default = field.default
-        if field.name not in _MAY_DIFFER and now != before and now != default:
+        if field.name in _OF_THE_CALL or now == before or (now == field.default and not complete):
+            continue
+        if field.name in _MAY_CHANGE:
+            changes[field.name] = now
+        else:
             raise UsageError(
                 f"the run in {given.output} was started with {field.name} = {before!r}, not {now!r}; "
                 "leave the flag out to resume it, or choose another output folder"
             )
-    changes = {name: getattr(given, name) for name in _MAY_DIFFER if name != "check"}
     return dataclasses.replace(saved, **changes)

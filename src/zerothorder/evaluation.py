@@ -10,6 +10,9 @@ from zerothorder.objectives.classification import candidate_scores
 from zerothorder.objectives.text import Examples
 from zerothorder.task import Task
 
+CALIBRATION_ROWS = 500
+"""Unlabelled training rows whose median score is the threshold of the calibrated accuracy."""
+
 
 def evaluate(
     task: Task,
@@ -31,7 +34,9 @@ def evaluate(
     if kind != "classification" and not (kind == "metric" and examples[0].answers and len(examples[0].answers) > 1):
         value = mean_value(task, examples, batch_size, progress)
         return {"loss": value} if kind == "lm" else {"f1": -value}
-    scores = all_scores(task, examples, batch_size, progress)
+    unlabelled = task.splits["train"][:calibrate] if calibrate and len(examples[0].answers) == 2 else ()
+    total = len(examples) + len(unlabelled)
+    scores = all_scores(task, examples, batch_size, lambda done, _: progress(done, total))
     labels = torch.tensor([e.label for e in examples])
     found = {
         "accuracy": float((scores.argmax(1) == labels).double().mean()),
@@ -40,9 +45,9 @@ def evaluate(
     if scores.shape[1] == 2:
         margin = scores[:, 1] - scores[:, 0]
         found["auc"] = auc(margin, labels)
-        if calibrate:
-            unlabelled = all_scores(task, task.splits["train"][:calibrate], batch_size, progress)
-            threshold = (unlabelled[:, 1] - unlabelled[:, 0]).median()
+        if unlabelled:
+            others = all_scores(task, unlabelled, batch_size, lambda done, _: progress(len(examples) + done, total))
+            threshold = (others[:, 1] - others[:, 0]).median()
             found["calibrated_accuracy"] = float(((margin > threshold).long() == labels).double().mean())
     return found
 

@@ -1,6 +1,7 @@
 """From a config to what a run needs: model, examples, objective, searched tensors. Used by train, eval and replay."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zerothorder.config import TrainConfig
+from zerothorder.config import TaskConfig, TrainConfig
 from zerothorder.data import DATA, encode, load_model, read_rows
 from zerothorder.errors import UsageError
 from zerothorder.integrations.peft import apply_scheme, room_taken
@@ -34,27 +35,40 @@ class Task:
     pad_id: int
 
 
+Progress = Callable[[str, int, int], None]
+
+
 def load_task(
-    config: TrainConfig, splits: tuple[str, ...] = ("train", "dev", "test"), model: str | None = None
+    config: TaskConfig,
+    splits: tuple[str, ...] = ("train", "dev", "test"),
+    model: str | None = None,
+    progress: Progress = lambda what, done, total: None,
 ) -> Task:
-    """Load model and data. UsageError says what is wrong with either."""
+    """Load model and data. UsageError says what is wrong with either. `progress(what, done, total)` as it goes."""
+    progress("reading the data", 0, 1)
     rows = {split: _rows(config, split) for split in splits}  # data first: its mistakes are cheap to find
+    progress("reading the data", 1, 1)
+    progress("loading the model", 0, 1)
     loaded = load_base(config, model)
+    progress("loading the model", 1, 1)
+    scheme = config.scheme if isinstance(config, TrainConfig) else "full"
     known = DATA.get(config.data)
     template = config.template or (known.template if known and config.objective != "lm" else None)
     verbalizers = config.verbalizers or (known.verbalizers if known and config.objective != "lm" else None)
+    progress("encoding the texts", 0, 1)
     encoded = {
         split: encode(
             found,
             loaded.tokenizer,
             objective=config.objective,
-            max_length=min(config.max_length, _longest(loaded.model) - room_taken(config.scheme)),
+            max_length=min(config.max_length, _longest(loaded.model) - room_taken(scheme)),
             template=template,
             verbalizers=verbalizers,
             chat=config.chat,
         )
         for split, found in rows.items()
     }
+    progress("encoding the texts", 1, 1)
     pad_id = loaded.tokenizer.pad_token_id
     return Task(
         loaded.model,
@@ -67,7 +81,7 @@ def load_task(
     )
 
 
-def load_base(config: TrainConfig, model: str | None = None, key: bytes | None = None) -> Any:
+def load_base(config: TaskConfig, model: str | None = None, key: bytes | None = None) -> Any:
     """The base model in the run's dtype, in eval mode: dropout is off in every forward, as in MeZO.
 
     A scheme puts its adapter on it, at the start that `key` (the run key; by default the seed's) draws.
@@ -80,6 +94,8 @@ def load_base(config: TrainConfig, model: str | None = None, key: bytes | None =
         trust_remote_code=config.trust_remote_code,
         attn_implementation=config.attention,
     )
+    if not isinstance(config, TrainConfig):
+        return loaded
     adapted = apply_scheme(loaded.model, config.scheme, run_key(config.seed) if key is None else key)
     freeze(adapted, config.freeze)
     return dataclasses.replace(loaded, model=adapted)
@@ -97,7 +113,7 @@ def freeze(model: nn.Module, words: tuple[str, ...]) -> None:
             parameter.requires_grad_(False)
 
 
-def objective_of(config: TrainConfig, tokenizer: Any, pad_id: int, choices: bool) -> Any:
+def objective_of(config: TaskConfig, tokenizer: Any, pad_id: int, choices: bool) -> Any:
     """The objective a config names, in micro-batches where it asks for them."""
     if config.objective == "lm":
         objective: Any = LanguageModel(pad_id)
@@ -107,7 +123,8 @@ def objective_of(config: TrainConfig, tokenizer: Any, pad_id: int, choices: bool
         objective = Accuracy(pad_id)
     else:
         objective = TokenF1(pad_id, lambda ids: tokenizer.decode(ids, skip_special_tokens=True))
-    return objective if config.micro_batch is None else MicroBatches(objective, config.micro_batch)
+    rows = config.micro_batch if isinstance(config, TrainConfig) else None
+    return objective if rows is None else MicroBatches(objective, rows)
 
 
 def space_of(config: TrainConfig, model: nn.Module) -> ParameterSpace:
@@ -119,7 +136,7 @@ def _longest(model: Any) -> int:
     return int(getattr(model.config, "max_position_embeddings", None) or 1 << 20)
 
 
-def _rows(config: TrainConfig, split: str) -> Any:
+def _rows(config: TaskConfig, split: str) -> Any:
     columns = {ours: name for ours, name in (("text", config.text_column), ("label", config.label_column)) if name}
     return read_rows(config.data, split, columns, required=("label",) if config.objective == "classification" else ())
 

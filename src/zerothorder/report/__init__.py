@@ -5,6 +5,6 @@ again at any time, also for a run that was killed.
 """
 
 from zerothorder.report.page import write_report
-from zerothorder.report.trackers import Tracker, open_trackers
+from zerothorder.report.trackers import Tracker, check_trackers, open_trackers
 
-__all__ = ["Tracker", "open_trackers", "write_report"]
+__all__ = ["Tracker", "check_trackers", "open_trackers", "write_report"]

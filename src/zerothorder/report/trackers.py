@@ -26,11 +26,16 @@ class Tracker(Protocol):
         ...
 
 
-def open_trackers(names: Sequence[str], run_folder: Path, config: Mapping[str, Any]) -> list[Tracker]:
-    """The named trackers, opened; when one cannot be, those before it are closed again."""
+def check_trackers(names: Sequence[str]) -> None:
+    """UsageError for a name that no tracker has; opens nothing."""
     for name in names:
         if name not in _OPENERS:
             raise UsageError(f"unknown tracker {name!r}{nearest(name, _OPENERS)}")
+
+
+def open_trackers(names: Sequence[str], run_folder: Path, config: Mapping[str, Any]) -> list[Tracker]:
+    """The named trackers, opened; when one cannot be, those before it are closed again."""
+    check_trackers(names)
     opened: list[Tracker] = []
     try:
         for name in dict.fromkeys(names):

@@ -1,0 +1,99 @@
+"""A frozen dataclass becomes flags: one a field, its docstring the help, in titled groups."""
+
+import ast
+import dataclasses
+import functools
+import inspect
+import itertools
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+
+import tyro
+
+Config = TypeVar("Config")
+Groups = Mapping[str, Sequence[str]]
+"""Title → field names. What is in no group comes last."""
+
+
+def parse(
+    kind: type[Config],
+    arguments: Sequence[str],
+    prog: str,
+    groups: Groups | None = None,
+    positional: Sequence[str] = (),
+    default: Config | None = None,
+    aliases: Mapping[str, Sequence[str]] | None = None,
+) -> Config:
+    """The dataclass that the arguments describe; flags left out have `default`'s values.
+
+    Prints help or what is wrong with a flag and exits (0 or 2), as every command line does.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    grouped = {name for names in (groups or {}).values() for name in names}
+    whole = {"options": [name for name in fields if name not in grouped], **(groups or {})}
+    hints, docs, short = get_type_hints(kind), field_docs(kind), aliases or {}
+    parts: list[Any] = []
+    for number, (title, names) in enumerate(whole.items()):
+        if not names:
+            continue
+        members: list[Any] = []
+        for name in names:
+            hint: Any = Annotated[
+                hints[name], _shown(hints[name], fields[name], docs.get(name, ""), default, short.get(name))
+            ]
+            if name in positional:
+                hint = tyro.conf.Positional[hint]
+            members.append((name, hint, _field(fields[name], default)))
+        group = dataclasses.make_dataclass(f"Group{number}", members, frozen=True, kw_only=True)
+        group.__doc__ = None
+        parts.append((title.replace(" ", "_"), Annotated[group, tyro.conf.arg(help="")]))
+    outer = dataclasses.make_dataclass(kind.__name__, parts, frozen=True)
+    found = tyro.cli(
+        outer,
+        prog=prog,
+        description=inspect.getdoc(kind),
+        args=list(arguments),
+        config=(tyro.conf.OmitArgPrefixes, *(() if default is not None else (tyro.conf.FlagCreatePairsOff,))),
+    )
+    values = {name: getattr(getattr(found, title.replace(" ", "_")), name) for title in whole for name in whole[title]}
+    return kind(**values)
+
+
+def _shown(hint: Any, field: "dataclasses.Field[Any]", doc: str, default: Any, aliases: Sequence[str] | None) -> Any:
+    """Help without what says nothing: None among the choices, and empty defaults."""
+    value = getattr(default, field.name) if default is not None else field.default
+    quiet = {"help_behavior_hint": ""} if value is None or value is False or value == () else {}
+    inner = [arg for arg in get_args(hint) if arg is not type(None)]
+    if type(None) in get_args(hint):
+        kind = inner[0]
+        choices = get_args(kind)
+        quiet["metavar"] = "{" + ",".join(map(str, choices)) + "}" if choices else kind.__name__.upper()
+    return tyro.conf.arg(help=doc, aliases=list(aliases) if aliases else None, **quiet)
+
+
+def _field(field: "dataclasses.Field[Any]", default: Any) -> Any:
+    if default is not None:
+        return dataclasses.field(default=getattr(default, field.name))
+    if field.default_factory is not dataclasses.MISSING:
+        return dataclasses.field(default_factory=field.default_factory)
+    return dataclasses.field(default=field.default) if field.default is not dataclasses.MISSING else dataclasses.field()
+
+
+@functools.cache
+def field_docs(kind: type) -> dict[str, str]:
+    """Field name → the string that stands below it in the class body; bases included."""
+    docs: dict[str, str] = {}
+    for cls in reversed(kind.__mro__):
+        if not dataclasses.is_dataclass(cls):
+            continue
+        body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
+        for before, after in itertools.pairwise(body):
+            if (
+                isinstance(before, ast.AnnAssign)
+                and isinstance(before.target, ast.Name)
+                and isinstance(after, ast.Expr)
+                and isinstance(after.value, ast.Constant)
+            ):
+                docs[before.target.id] = inspect.cleandoc(str(after.value.value))
+    return docs

@@ -1,0 +1,72 @@
+"""`zo train`: fine-tune, or go on with a run."""
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zerothorder.cli.flags import parse
+from zerothorder.cli.terminal import label, table, terminal
+from zerothorder.config import TrainConfig, saved_run
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+DATA_FLAGS = ("data", "objective", "template", "verbalizers", "text_column", "label_column", "chat", "max_length")
+MODEL_FLAGS = ("model", "dtype", "attention", "device", "threads", "trust_remote_code")
+GROUPS: Mapping[str, Sequence[str]] = {
+    "run": ("output", "resume", "overwrite", "steps", "batch_size", "seed"),
+    "model": (*MODEL_FLAGS, "freeze"),
+    "data": (*DATA_FLAGS, "group_by_length"),
+    "method": (
+        "recipe", "scheme", "lr", "eps", "draws", "schedule", "warmup", "optimizer", "weight_decay", "law", "precision",
+    ),
+    "execution": ("micro_batch", "executor", "check"),
+    "evaluation": ("eval_every", "eval_rows", "test_rows", "snapshot_every", "report_to"),
+    "output": ("quiet", "json"),
+}  # fmt: skip
+
+
+def main(words: Sequence[str]) -> int:
+    """Train as the flags say; the table at the end compares with the model before."""
+    config, complete = read_flags(words)
+    with terminal(quiet=config.quiet, as_json=config.json) as report:
+        report.progress("starting", 0, 1)
+        from zerothorder.training import Training
+
+        report.progress("starting", 1, 1)
+        training = Training(config, report, complete)
+        training.go()
+        report.result(
+            {"output": str(config.output), "measures": training.measures},
+            summary(training.measures),
+            f"model: {config.output / 'model'}    report: {config.output / 'report.html'}",
+        )
+    return 0
+
+
+def read_flags(words: Sequence[str]) -> tuple[TrainConfig, bool]:
+    """The config, and whether it was made from that of the run to resume (flags left out are the run's then)."""
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    peek.add_argument("--output", type=Path)
+    peek.add_argument("--resume", action="store_true")
+    asked, _ = peek.parse_known_args([word for word in words if word not in ("-h", "--help")])
+    if not asked.resume or asked.output is None:
+        return parse(TrainConfig, words, "zo train", GROUPS), False
+    saved = dataclasses.replace(saved_run(asked.output), resume=False)
+    given = parse(TrainConfig, words, "zo train", GROUPS, default=saved)
+    return dataclasses.replace(given, output=asked.output, resume=True), True
+
+
+def summary(measures: Mapping[str, Mapping[str, Any]]) -> "Table":
+    """Test measures before and after, side by side."""
+    before, after = measures.get("zero-shot", {}), measures.get("test", {})
+    rows = [
+        (label(name), _number(before.get(name)), _number(after.get(name))) for name in dict.fromkeys((*before, *after))
+    ]
+    return table(("test", "zero-shot", "trained"), rows)
+
+
+def _number(value: float | None) -> str | None:
+    return None if value is None or value != value else f"{value:.4f}"
