@@ -23,6 +23,14 @@ CATALOGUE: dict[str, Row] = {
 }
 
 
+def register(recipe: type[Recipe], schemes: Mapping[str, Mapping[str, float]] | None = None) -> type[Recipe]:
+    """Add a recipe of your own, so that runs can name it and replay can find it. UsageError for a taken name."""
+    if CATALOGUE.get(recipe.name, Row(recipe, {})).recipe is not recipe:
+        raise UsageError(f"the recipe name {recipe.name!r} is taken; choose another")
+    CATALOGUE[recipe.name] = Row(recipe, schemes or {"full": {}})
+    return recipe
+
+
 def row(name: str) -> Row:
     """UsageError with the nearest name for an unknown recipe."""
     if name not in CATALOGUE:

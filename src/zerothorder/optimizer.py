@@ -1,0 +1,147 @@
+"""`ZerothOrder`: a torch optimizer whose step needs no gradient. Any PyTorch loop stays as it is."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zerothorder import catalogue
+from zerothorder.errors import UsageError
+from zerothorder.execution import Executor
+from zerothorder.execution.swap import Swap
+from zerothorder.ledger.entry import Entry, Rates, float32
+from zerothorder.ledger.header import check_base
+from zerothorder.ledger.reader import read
+from zerothorder.ledger.snapshot import load_snapshot, save_snapshot
+from zerothorder.ledger.writer import Ledger
+from zerothorder.objectives import Objective
+from zerothorder.objectives.wrap import Closure
+from zerothorder.recipe import Recipe
+from zerothorder.replay import apply_entries
+from zerothorder.run import GROUPS, Run
+from zerothorder.space import ParameterSpace
+from zerothorder.state import State
+
+
+class ZerothOrder(torch.optim.Optimizer):
+    """Searches the trainable parameters of `model` with a recipe.
+
+    `step(batch)` evaluates `objective` on the batch; `step(closure)` a callable that returns the loss and does not
+    call backward(). Learning rate and weight decay live in `param_groups` ("decay" for matrices, "plain" for
+    biases and norms), so torch's schedulers work; what was applied stands in the ledger. With `ledger` a path, the
+    run is written there, and found there again when the optimizer is made anew over the same base model.
+
+    Further keyword arguments are the recipe's settings: `ZerothOrder(model, "mezo", lr=1e-6, eps=1e-3)`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: str | Recipe = "mezo",
+        *,
+        objective: Objective | None = None,
+        executor: Executor | None = None,
+        ledger: Path | str | None = None,
+        seed: int = 0,
+        steps: int = 0,
+        precision: Any = "residual",
+        **settings: Any,
+    ) -> None:
+        built = catalogue.build(recipe, **settings) if isinstance(recipe, str) else recipe
+        if not isinstance(recipe, str) and settings:
+            raise UsageError(f"settings {sorted(settings)} are given beside a finished recipe; set them in the recipe")
+        space = ParameterSpace.of(model, precision=precision)
+        path = None if ledger is None else Path(ledger)
+        written, state = self._resume(path, model, space)
+        self._closures = objective is None
+        self.run = Run(
+            model,
+            space,
+            built,
+            objective or Closure(),
+            executor or Swap(),
+            seed=seed,
+            steps=steps,
+            path=path,
+            ledger=written,
+            state=state,
+        )
+        rates = built.rates(self.run.index, steps)
+        groups = [
+            {
+                "params": [site.parameter for site in space if site.group == name],
+                "name": name,
+                "lr": rates[name].lr,
+                "weight_decay": rates[name].decay,
+            }
+            for name in GROUPS
+        ]
+        super().__init__([group for group in groups if group["params"]], {})
+        # rates that nobody changed follow the recipe's schedule; a scheduler's word wins from its first change on
+        self._rates_set = {g["name"]: (g["lr"], g["weight_decay"]) for g in self.param_groups}
+
+    def step(self, batch: Any) -> Tensor:  # type: ignore[override]
+        """One step on a batch, or with a closure that returns the loss; returns the noted loss (0-dim, float32)."""
+        if self._closures and not callable(batch):
+            raise UsageError("step(batch) needs an objective; give ZerothOrder objective=..., or call step(closure)")
+        if not self._closures and callable(batch) and not isinstance(batch, Mapping):
+            raise UsageError("this optimizer has an objective, so step() takes a batch; leave objective= out for closures")
+        entry = self.run.step(batch, self._rates())
+        return torch.tensor(entry.notes.get("loss", float("nan")))
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Nothing to clear: no gradient is ever made."""
+
+    @property
+    def last(self) -> Entry:
+        """The last ledger entry: projected gradients, rates, whether the step was skipped."""
+        return self.run.ledger.past[-1]
+
+    def snapshot(self, folder: Path | str) -> Path:
+        """Save weights and State, so that a resumed run need not replay from the start."""
+        run = self.run
+        run.ledger.sync()
+        return save_snapshot(Path(folder), run.index, run.ledger.chain, run.space, run.state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step count and rates; the run itself is the ledger."""
+        groups = [{k: v for k, v in g.items() if k != "params"} for g in self.param_groups]
+        return {"step": self.run.index, "chain": self.run.ledger.chain.hex(), "param_groups": groups}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore rates. UsageError where the ledger is at another step than the state."""
+        if state_dict["step"] != self.run.index or state_dict["chain"] != self.run.ledger.chain.hex():
+            raise UsageError(
+                f"this state is of step {state_dict['step']}, the ledger of step {self.run.index}; "
+                "make the optimizer over the base model with ledger=PATH, which replays the run"
+            )
+        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            group.update(saved)
+
+    def _rates(self) -> dict[str, Rates]:
+        recipe = dict(self.run.recipe.rates(self.run.index, self.run.steps))
+        for group in self.param_groups:
+            now = (group["lr"], group["weight_decay"])
+            if now != self._rates_set.get(group["name"]):
+                self._rates_set.pop(group["name"], None)  # somebody else sets this group's rates from here on
+                recipe[group["name"]] = Rates(float32(now[0]), float32(now[1]))
+        return recipe
+
+    @staticmethod
+    def _resume(path: Path | None, model: nn.Module, space: ParameterSpace) -> tuple[Ledger | None, State]:
+        state = State()
+        if path is None or not path.exists():
+            return None, state
+        contents = read(path)
+        check_base(contents.header, model, space, str(path))
+        ledger = Ledger.resume(path)
+        for name, digest in contents.attached.items():
+            state.tensors[name] = ledger.attachments.get(digest, f"{path}: {name!r}")
+        done = load_snapshot(path.parent / "snapshots", contents.chains, space, state)
+        apply_entries(contents.entries[done:], contents, space, state, ledger.attachments, str(path))
+        return ledger, state
+
+
+Loss = Callable[[], Any]
