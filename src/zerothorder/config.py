@@ -163,7 +163,8 @@ def load_config(path: Path) -> TrainConfig:
         if name not in fields:
             raise UsageError(f"{path} has an unknown field {name!r}{nearest(name, fields)}")
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
-    return TrainConfig(**values | {"output": Path(found["output"])})
+    values["output"] = Path(found["output"])
+    return TrainConfig(**values)
 
 
 def saved_run(folder: Path) -> TrainConfig:

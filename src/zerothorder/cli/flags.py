@@ -63,7 +63,7 @@ def parse(
 def _shown(hint: Any, field: "dataclasses.Field[Any]", doc: str, default: Any, aliases: Sequence[str] | None) -> Any:
     """Help without what says nothing: None among the choices, and empty defaults."""
     value = getattr(default, field.name) if default is not None else field.default
-    quiet = {"help_behavior_hint": ""} if value is None or value is False or value == () else {}
+    quiet: dict[str, Any] = {"help_behavior_hint": ""} if value is None or value is False or value == () else {}
     inner = [arg for arg in get_args(hint) if arg is not type(None)]
     if type(None) in get_args(hint):
         kind = inner[0]

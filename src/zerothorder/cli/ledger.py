@@ -45,7 +45,7 @@ def show(words: Sequence[str]) -> int:
     from zerothorder.ledger.reader import read
 
     contents = read(asked.ledger)
-    facts = summary(contents, asked.ledger.stat().st_size)
+    facts = {"file": str(asked.ledger), **summary(contents, asked.ledger.stat().st_size)}
     total = len(contents.entries)
     first, last = contents.entries[: asked.rows], contents.entries[max(asked.rows, total - asked.rows) :]
     columns = ("step", *contents.header.columns, "scalars", "lr", "")
@@ -56,7 +56,7 @@ def show(words: Sequence[str]) -> int:
     entries = [{"step": e.step, **e.notes, "scalars": [s for _, s in e.terms], "lr": _lr(e), "skipped": e.skipped}
                for e in (*first, *last)]  # fmt: skip
     with terminal(as_json=asked.json) as out:
-        told = table((str(asked.ledger), ""), ((name, _text(value)) for name, value in facts.items()))
+        told = table(("ledger", ""), ((name, _text(value)) for name, value in facts.items()))
         told.columns[1].justify = "left"
         out.result({**facts, "entries": entries}, told, "", *([table(columns, lines)] if lines else ["no entries yet"]))
     return 0

@@ -1,20 +1,21 @@
-"""A byte-level tokenizer and a Llama of a few thousand weights, made on the spot."""
+"""A byte-level tokenizer and a Llama of a few thousand weights, made on the spot. Libraries load with their fixture."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-CHAT = (
-    "{% for m in messages %}<u>{{ m['content'] }}</u>\n{% endfor %}"
-    "{% if add_generation_prompt %}<a>\n{% endif %}"
-)
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+CHAT = "{% for m in messages %}<u>{{ m['content'] }}</u>\n{% endfor %}{% if add_generation_prompt %}<a>\n{% endif %}"
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer() -> "PreTrainedTokenizerFast":
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -32,7 +33,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture
-def llama_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
+def llama_folder(tmp_path: Path, tokenizer: "PreTrainedTokenizerFast") -> Path:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(0)
     config = LlamaConfig(
         hidden_size=16,
