@@ -28,6 +28,7 @@ class Ledger:
         self.attachments = Attachments(None if path is None else path.parent / "attachments")
         self.past: list[Entry] = []
         self.attached: dict[str, str] = {}
+        self.final: str | None = None
         self._synced = time.monotonic()
         data = header.encode()
         self.chain = data[-CHAIN:]
@@ -54,6 +55,7 @@ class Ledger:
         ledger.header, ledger.path, ledger.codec = contents.header, path, contents.codec
         ledger.attachments = Attachments(path.parent / "attachments")
         ledger.past, ledger.attached = list(contents.entries), dict(contents.attached)
+        ledger.final = contents.final
         ledger.chain, ledger.size, ledger._synced = contents.chain, contents.sound, time.monotonic()
         try:
             ledger._file = os.open(path, os.O_WRONLY | os.O_APPEND)
@@ -80,6 +82,7 @@ class Ledger:
         self.codec.rates = before
         written = dataclasses.replace(self.codec.decode(flags, entry.step, payload), dense=dense)
         self.past.append(dataclasses.replace(written, dense=None))
+        self.final = None
         return written
 
     def attach(self, name: str, tensors: Mapping[str, Tensor]) -> str:
@@ -90,8 +93,10 @@ class Ledger:
         return digest
 
     def end(self, weights: str) -> None:
-        """The end record: the hash of the final weights."""
-        self._write(END, 0, len(self.past), bytes.fromhex(weights))
+        """The end record: the hash of the final weights. A run that ended so already is left as it is."""
+        if self.final != weights:
+            self._write(END, 0, len(self.past), bytes.fromhex(weights))
+            self.final = weights
         self.sync()
 
     def sync(self) -> None:
