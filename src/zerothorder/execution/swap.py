@@ -25,7 +25,7 @@ class Swap:
 
     A site is exchanged while the module that owns it runs: `owners` (site name → module name) overrides the module
     that registers it, for weights read elsewhere; "" exchanges it for the whole evaluation. `execution.check` finds
-    those. Scratch memory is the largest sum of sites that modules on one call path own.
+    those. Scratch memory is that of the largest module, and of the largest inside another that owns sites too.
 
     `poison` overwrites a scratch with NaN when its module returns, so that weights used later show.
     """
