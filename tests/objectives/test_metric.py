@@ -1,10 +1,10 @@
 """Token F1: SQuAD's rule in numbers, and generation that is the same in a batch as alone."""
 
 import pytest
-import text_models
 import torch
-from text_models import PAD, Example
 
+import text_models
+from text_models import PAD, Example
 from zerothorder.execution.swap import Swap
 from zerothorder.objectives.metric import TokenF1, generate, normalised, token_f1
 from zerothorder.recipes.mezo import MeZO

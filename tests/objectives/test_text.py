@@ -3,11 +3,11 @@
 import math
 
 import pytest
-import text_models
 import torch
-from text_models import PAD, Example, texts
 from torch import Tensor, nn
 
+import text_models
+from text_models import PAD, Example, texts
 from zerothorder.key import Key
 from zerothorder.objectives import Objective
 from zerothorder.objectives.classification import Accuracy, Classification, candidate_scores

@@ -250,7 +250,7 @@ def test_replay_gives_the_same_bits(dtype: torch.dtype, optimizer: Any, tmp_path
     for step in range(5):
         run.step(ids_at(step))
     run.ledger.close()
-    replay(base, path)
+    replay(base, tmp_path / "ledger.zo")
     start = Net().to(dtype).state_dict()
     for name, tensor in base.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name]), name
