@@ -1,6 +1,7 @@
 """The one loop: ask an estimator for points, have them evaluated, write the entry, apply what was written."""
 
 import dataclasses
+import json
 import math
 import signal
 import threading
@@ -64,6 +65,8 @@ class Run:
         self.around = Surroundings(model, space, self.direction, self.state)
         if ledger is None:
             ledger = Ledger(new_header(model, space, recipe, key, origin or {}, data or {}), path)
+        else:
+            check_recipe(ledger.header, recipe, space)
         self.ledger = ledger
         self._open: Generator[list[Point], list[Values], Estimate] | None = None
         if not self.ledger.past and (setup := getattr(recipe, "setup", None)):
@@ -117,6 +120,7 @@ class Run:
             return self._write(stop.value)
 
     def _write(self, estimate: Estimate) -> Entry:
+        self.update.check(estimate.dense)
         terms = tuple((key, float32(scalar)) for key, scalar in estimate.terms)
         # a bad value costs one step, never the run
         dense = (estimate.dense or {}).values()
@@ -127,6 +131,19 @@ class Run:
             written = self.ledger.append(entry, None if skipped else estimate.dense)
             self.update.apply(written, self.space, self.direction, self.state)
         return dataclasses.replace(written, dense=None)
+
+
+def check_recipe(header: Header, recipe: Recipe, space: ParameterSpace) -> None:
+    """UsageError where going on would write steps that replay, which follows the header, would take otherwise."""
+    now: dict[str, Any] = {"recipe": recipe.name, "precision": next(iter(space)).grid.precision}
+    then: dict[str, Any] = {"recipe": header.recipe, "precision": header.precision}
+    # as JSON holds them: a tuple is a list there
+    now |= json.loads(json.dumps(settings(recipe), default=list))
+    for name, value in (then | dict(header.settings)).items():
+        if now.get(name, value) != value:
+            raise UsageError(
+                f"the ledger was begun with {name} = {value!r}, not {now[name]!r}; go on with its own settings"
+            )
 
 
 def new_header(

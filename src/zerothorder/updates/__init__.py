@@ -3,7 +3,7 @@
 Only +, -, ×, ÷ and √, each rounded on its own: the same bits on every CPU.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -66,12 +66,16 @@ class Update:
     transforms: Sequence[Transform] = field(default_factory=tuple[Transform, ...])
     accepts_dense: bool = False
 
+    def check(self, dense: Mapping[str, Tensor] | None) -> None:
+        """UsageError for a part of an estimate that this update cannot use; asked before anything is written."""
+        if dense is not None and not self.accepts_dense:
+            raise UsageError("this update takes scalars only, but the estimate holds a first-order part; use a hybrid")
+
     def apply(self, entry: Entry, space: ParameterSpace, direction: Direction, state: State) -> None:
         """Move θ and State by one ledger entry; a skipped entry moves nothing. UsageError if it cannot be used."""
         if entry.skipped:
             return
-        if entry.dense is not None and not self.accepts_dense:
-            raise UsageError("this update takes scalars only, but the estimate holds a first-order part; use a hybrid")
+        self.check(entry.dense)
         for transform in self.transforms:
             transform.begin(state)
         with torch.no_grad():
