@@ -67,6 +67,9 @@ def test_masked_weights_do_not_count_and_zeros_are_never_lost():
     masked = Dense(run_key(0), "rademacher", (Multiply("mask"),))
     assert lost_share(space, masked, state, ((KEY, 1e-3),)) == 0.0
     assert share(space, 1e-3) == 0.5
+    state.tensors["mask"] = {name: (torch.arange(64) < 10).float() for name in names}
+    assert lost_share(space, masked, state, ((KEY, 1.0),)) == 0.0
+    assert lost_share(space, masked, state, ((KEY, 1e-3),)) == 0.5
     state.tensors["mask"] = {name: torch.zeros(64) for name in names}
     assert lost_share(space, masked, state, ((KEY, 1e-3),)) == 0.0
 
