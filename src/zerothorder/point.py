@@ -41,15 +41,11 @@ class Values:
     @classmethod
     def of(cls, value: Tensor | float | Sequence[float], weight: Tensor | None = None) -> "Values":
         """Values of equal weight from a scalar, a list or a tensor."""
-        tensor = (
-            torch.as_tensor(value, dtype=None if torch.is_tensor(value) else torch.float64).detach().cpu()
-        )
+        tensor = torch.as_tensor(value, dtype=None if torch.is_tensor(value) else torch.float64).detach().cpu()
         tensor = tensor.reshape(-1)
         if tensor.dtype not in (torch.float32, torch.float64):
             tensor = tensor.float()
-        return cls(
-            tensor, torch.ones_like(tensor) if weight is None else weight.detach().cpu().to(tensor.dtype)
-        )
+        return cls(tensor, torch.ones_like(tensor) if weight is None else weight.detach().cpu().to(tensor.dtype))
 
     def mean(self) -> float:
         """Σ weight·value / Σ weight, in float64 and in the order of the rows."""

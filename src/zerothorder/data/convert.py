@@ -28,9 +28,7 @@ def read_gguf(file: Path, auto: Any, **options: Any) -> tuple["PreTrainedModel",
     need("gguf", "reading a GGUF file")
     # Its own progress bar obeys no setting, so what it writes meanwhile goes nowhere.
     with hushed(), contextlib.redirect_stderr(io.StringIO()):
-        model, info = auto.from_pretrained(
-            str(file.parent), gguf_file=file.name, output_loading_info=True, **options
-        )
+        model, info = auto.from_pretrained(str(file.parent), gguf_file=file.name, output_loading_info=True, **options)
     drop_quantisation(model)
     return model, info
 
@@ -71,6 +69,4 @@ def _verify(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", fold
         again = transformers.AutoTokenizer.from_pretrained(str(folder))
     for text in PROBES:
         if again(text)["input_ids"] != tokenizer(text)["input_ids"]:
-            raise UsageError(
-                f"the saved tokenizer reads {text!r} otherwise: use another transformers version"
-            )
+            raise UsageError(f"the saved tokenizer reads {text!r} otherwise: use another transformers version")

@@ -104,9 +104,7 @@ def _texts(rows: Rows, prompter: Prompter, max_length: int) -> Encoded:
     for index, ids in enumerate(tokens):
         if not ids:
             raise UsageError(f"{_where(rows[index], index)} has an empty text: correct or remove it")
-    examples = tuple(
-        Example(before, (ids[-room:],), 0, text, (text,)) for ids, text in zip(tokens, texts, strict=True)
-    )
+    examples = tuple(Example(before, (ids[-room:],), 0, text, (text,)) for ids, text in zip(tokens, texts, strict=True))
     return Encoded(examples, sum(len(ids) > room for ids in tokens), _longest(examples))
 
 
@@ -185,9 +183,7 @@ def _where(row: Mapping[str, Any], index: int) -> str:
 def _cell(row: Mapping[str, Any], column: str, where: str) -> Any:
     if is_missing(row.get(column)):
         known = ", ".join(row)
-        raise UsageError(
-            f"{where} has nothing in column {column!r} (it has {known}): give every row a {column}"
-        )
+        raise UsageError(f"{where} has nothing in column {column!r} (it has {known}): give every row a {column}")
     return row[column]
 
 

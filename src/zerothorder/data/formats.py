@@ -35,9 +35,7 @@ def read_file(path: Path) -> list[Row]:
     try:
         rows = [Row(columns.items(), f"{path} row {number}") for number, columns in reader(path, problems)]
     except OSError as error:
-        raise UsageError(
-            f"{path} cannot be read ({error.strerror or error}): check its permissions"
-        ) from error
+        raise UsageError(f"{path} cannot be read ({error.strerror or error}): check its permissions") from error
     refuse(path, problems, len(rows) + len(problems))
     if not rows:
         raise UsageError(f"{path} holds no rows: give a file with at least one")
@@ -50,9 +48,7 @@ def refuse(source: object, problems: list[Problem], total: int) -> None:
         return
     shown = ", ".join(f"row {number} ({what})" for number, what in problems[:SHOWN])
     more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-    raise UsageError(
-        f"{source}: {len(problems)} of {total} rows cannot be used: {shown}{more}; correct or remove them"
-    )
+    raise UsageError(f"{source}: {len(problems)} of {total} rows cannot be used: {shown}{more}; correct or remove them")
 
 
 def _text(path: Path) -> str:
@@ -133,9 +129,7 @@ def _parquet(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[st
     except OSError:
         raise
     except Exception as error:
-        raise UsageError(
-            f"{path} is not a readable Parquet file ({one_sentence(error)}): write it again"
-        ) from error
+        raise UsageError(f"{path} is not a readable Parquet file ({one_sentence(error)}): write it again") from error
     return ((number, row) for number, row in enumerate(rows, start=1))
 
 

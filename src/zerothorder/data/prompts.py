@@ -16,9 +16,7 @@ class Prompter:
     def __init__(self, tokenizer: Any, template: Template, chat: bool) -> None:
         self.tokenizer, self.template, self.chat = tokenizer, template, chat
         if chat and not tokenizer.chat_template:
-            raise UsageError(
-                "this model's tokenizer has no chat template: leave chat out or take an instruct model"
-            )
+            raise UsageError("this model's tokenizer has no chat template: leave chat out or take an instruct model")
 
     def plain(self, text: str) -> Ids:
         """A text without the tokens that the tokenizer puts around it."""
@@ -69,6 +67,5 @@ class Prompter:
             return self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
         except Exception as error:
             raise UsageError(
-                f"the tokenizer's chat template fails ({one_sentence(error)}): "
-                "leave chat out or use another model"
+                f"the tokenizer's chat template fails ({one_sentence(error)}): leave chat out or use another model"
             ) from error

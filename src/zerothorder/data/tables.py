@@ -39,14 +39,10 @@ def read_rows(
     if split in parts and (split != "train" or not missing):
         return _mapped(parts[split](), source, columns or {}, required)
     if "train" not in parts:
-        raise UsageError(
-            f"{source} has no rows for {split!r} and none for training: it has {', '.join(parts)}"
-        )
+        raise UsageError(f"{source} has no rows for {split!r} and none for training: it has {', '.join(parts)}")
     rows = carve(_mapped(parts["train"](), source, columns or {}, required), missing)[split]
     if not rows:
-        raise UsageError(
-            f"{source} has too few different texts for a {split} split: add rows or a {split} file"
-        )
+        raise UsageError(f"{source} has too few different texts for a {split} split: add rows or a {split} file")
     return rows
 
 
@@ -59,9 +55,7 @@ def _parts(source: str) -> Parts:
     if path.suffix.lower() in READERS or path.exists():
         return {"train": lambda: read_file(path)}
     if path.is_absolute() or source.startswith((".", "~")) or source.count(os.sep) > 1:
-        raise UsageError(
-            f"{source} does not exist: give a data file, a folder with a train file, or a data set name"
-        )
+        raise UsageError(f"{source} does not exist: give a data file, a folder with a train file, or a data set name")
     return _hub_parts(source)
 
 
@@ -69,9 +63,7 @@ def _files_in(folder: Path) -> Parts:
     parts: Parts = {}
     for split, names in ALIASES.items():
         found = [
-            path
-            for path in sorted(folder.iterdir())
-            if path.stem.lower() in names and path.suffix.lower() in READERS
+            path for path in sorted(folder.iterdir()) if path.stem.lower() in names and path.suffix.lower() in READERS
         ]
         if len(found) > 1:
             listed = ", ".join(path.name for path in found)
@@ -104,34 +96,23 @@ def _hub_parts(source: str) -> Parts:
         for alias in aliases:
             if alias in found and split not in parts:
                 parts[split] = lambda rows=found[alias], alias=alias: [
-                    Row(row.items(), f"{source}[{alias}] row {number}")
-                    for number, row in enumerate(rows, start=1)
+                    Row(row.items(), f"{source}[{alias}] row {number}") for number, row in enumerate(rows, start=1)
                 ]
     if not parts:
-        raise UsageError(
-            f"the data set {source!r} has no train, dev or test split: it has {', '.join(found)}"
-        )
+        raise UsageError(f"the data set {source!r} has no train, dev or test split: it has {', '.join(found)}")
     return parts
 
 
-def _mapped(
-    rows: list[Row], source: str | Path, columns: Mapping[str, str], required: Collection[str]
-) -> list[Row]:
+def _mapped(rows: list[Row], source: str | Path, columns: Mapping[str, str], required: Collection[str]) -> list[Row]:
     if not rows:
         raise UsageError(f"{source} holds no rows: give a data set with at least one")
     known = list(dict.fromkeys(name for row in rows for name in row))
     for ours, theirs in columns.items():
         if theirs not in known:
-            raise UsageError(
-                f"{source} has no column {theirs!r}, which was named for {ours!r}{_hint(theirs, known)}"
-            )
+            raise UsageError(f"{source} has no column {theirs!r}, which was named for {ours!r}{_hint(theirs, known)}")
     for name in required:
         if name not in columns and name not in known:
-            fix = (
-                f"say which one it is with --{name}-column"
-                if name in ("text", "label")
-                else "add or rename it"
-            )
+            fix = f"say which one it is with --{name}-column" if name in ("text", "label") else "add or rename it"
             raise UsageError(f"{source} has no column {name!r}{_hint(name, known)}; {fix}")
     problems: list[Problem] = []
     for index, row in enumerate(rows):
@@ -139,9 +120,7 @@ def _mapped(
         empty = [columns.get(name, name) for name in required if is_missing(row.get(name))]
         if empty:
             number = row.where.rpartition(" ")[2]
-            problems.append(
-                (int(number) if number.isdigit() else index + 1, f"nothing in column {empty[0]!r}")
-            )
+            problems.append((int(number) if number.isdigit() else index + 1, f"nothing in column {empty[0]!r}"))
     refuse(source, problems, len(rows))
     return rows
 

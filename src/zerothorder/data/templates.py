@@ -31,9 +31,7 @@ class Template:
             value = row[column]
             if not isinstance(value, str | int | float):
                 kind = "nothing" if value is None else f"a {type(value).__name__}"
-                raise UsageError(
-                    f"{where} has {kind} in column {column!r}, where the template needs text: correct it"
-                )
+                raise UsageError(f"{where} has {kind} in column {column!r}, where the template needs text: correct it")
             found[column] = str(value)
         return found
 
@@ -62,8 +60,7 @@ def parse_template(template: str) -> Template:
             pieces.append((text, column))
     except ValueError as error:
         raise UsageError(
-            f"the template {template!r} cannot be read ({error}): write it like '{{text}} It was', "
-            "and {{ for a brace"
+            f"the template {template!r} cannot be read ({error}): write it like '{{text}} It was', and {{{{ for a brace"
         ) from error
     if not any(column is not None for _, column in pieces):
         raise UsageError(
@@ -107,22 +104,14 @@ def parse_verbalizers(given: "str | Mapping[Any, str] | Verbalizers") -> Verbali
     labels = [label_name(label) for label, _ in pairs]
     words = [str(word).strip() for _, word in pairs]
     if len(pairs) < 2:
-        raise UsageError(
-            f"the verbalizers {given!r} name {len(pairs)} of at least 2 classes: write them {_LIKE}"
-        )
+        raise UsageError(f"the verbalizers {given!r} name {len(pairs)} of at least 2 classes: write them {_LIKE}")
     for label, word in zip(labels, words, strict=True):
         if not label or not word:
-            raise UsageError(
-                f"the verbalizers {given!r} have a class without a label or a word: write them {_LIKE}"
-            )
+            raise UsageError(f"the verbalizers {given!r} have a class without a label or a word: write them {_LIKE}")
         if labels.count(label) > 1:
-            raise UsageError(
-                f"the verbalizers {given!r} name the label {label!r} twice: give each label one word"
-            )
+            raise UsageError(f"the verbalizers {given!r} name the label {label!r} twice: give each label one word")
         if words.count(word) > 1:
-            raise UsageError(
-                f"the verbalizers {given!r} use the word {word!r} twice: give each label its own word"
-            )
+            raise UsageError(f"the verbalizers {given!r} use the word {word!r} twice: give each label its own word")
     return Verbalizers(tuple(labels), tuple(words))
 
 
@@ -134,16 +123,12 @@ def _pairs(text: str) -> list[tuple[str, str]]:
         try:
             found = json.loads(text)
         except json.JSONDecodeError as error:
-            raise UsageError(
-                f"the verbalizers {text!r} are not JSON ({error}): write them {_LIKE}"
-            ) from error
+            raise UsageError(f"the verbalizers {text!r} are not JSON ({error}): write them {_LIKE}") from error
         return [(str(label), str(word)) for label, word in found.items()]
     pairs: list[tuple[str, str]] = []
     for part in text.split(","):
         label, equals, word = part.partition("=")
         if not equals:
-            raise UsageError(
-                f"the verbalizers {text!r} have a part {part.strip()!r} without '=': write them {_LIKE}"
-            )
+            raise UsageError(f"the verbalizers {text!r} have a part {part.strip()!r} without '=': write them {_LIKE}")
         pairs.append((label, word))
     return pairs

@@ -22,9 +22,7 @@ def central(eps: float, draws: int = 1) -> Estimator:
         keys = [step.key(j) for j in range(draws)]
         values = yield [Point(((key, sign * eps),)) for key in keys for sign in (1.0, -1.0)]
         means = [v.mean() for v in values]
-        terms = tuple(
-            (key, (means[2 * j] - means[2 * j + 1]) / (2 * eps) / draws) for j, key in enumerate(keys)
-        )
+        terms = tuple((key, (means[2 * j] - means[2 * j + 1]) / (2 * eps) / draws) for j, key in enumerate(keys))
         return Estimate(terms, {"loss": sum(means) / len(means)})
 
     return estimate

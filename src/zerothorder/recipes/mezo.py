@@ -34,9 +34,7 @@ class MeZO:
     """
 
     name: ClassVar[str] = "mezo"
-    paper: ClassVar[str] = (
-        "Malladi et al., Fine-Tuning Language Models with Just Forward Passes, arXiv 2305.17333"
-    )
+    paper: ClassVar[str] = "Malladi et al., Fine-Tuning Language Models with Just Forward Passes, arXiv 2305.17333"
     columns: ClassVar[tuple[str, ...]] = ("loss",)
     tags: ClassVar[tuple[str, ...]] = ("z",)
 

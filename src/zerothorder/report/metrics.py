@@ -75,10 +75,7 @@ class Metrics:
     def metric_names(self) -> list[str]:
         """What was evaluated, in order of first appearance."""
         names = [
-            name
-            for row in self.evals
-            for name in row
-            if name not in _NOT_A_METRIC and number(row[name]) is not None
+            name for row in self.evals for name in row if name not in _NOT_A_METRIC and number(row[name]) is not None
         ]
         return list(dict.fromkeys(names))
 
@@ -87,9 +84,7 @@ class Metrics:
         found = [
             (int(row["step"]), value)
             for row in self.evals
-            if row.get("split") == split
-            and (value := number(row.get(name))) is not None
-            and math.isfinite(value)
+            if row.get("split") == split and (value := number(row.get(name))) is not None and math.isfinite(value)
         ]
         return (
             np.array([step for step, _ in found], dtype=np.float64),
@@ -127,11 +122,7 @@ def best(metric: str, steps: Floats, values: Floats) -> tuple[float, int]:
 def running_median(x: Floats, y: Floats, points: int = 600) -> tuple[Floats, Floats]:
     """The median over a centred window (a thirtieth of the run), NaN ignored, at `points` places at most."""
     half = max(5, y.size // 30) // 2
-    at = (
-        np.unique(np.linspace(0, y.size - 1, min(y.size, points)).astype(int))
-        if y.size
-        else np.array([], int)
-    )
+    at = np.unique(np.linspace(0, y.size - 1, min(y.size, points)).astype(int)) if y.size else np.array([], int)
     medians = np.full(at.size, np.nan)
     for place, centre in enumerate(at):
         window = y[max(0, centre - half) : centre + half + 1]

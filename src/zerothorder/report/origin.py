@@ -44,11 +44,7 @@ def read_origin(path: Path) -> tuple[Origin, list[str]]:
         ("fine-tuned model", contents.final or "no end record yet"),
         ("precision", header.precision),
         ("generator", f"version {header.generator}"),
-        *(
-            (f"made with {name}", text.plain(value))
-            for name, value in header.origin.items()
-            if name != "model"
-        ),
+        *((f"made with {name}", text.plain(value)) for name, value in header.origin.items() if name != "model"),
     ]
     if contents.torn:
         facts.append(("cut last entry", f"{contents.torn} bytes; resuming drops it"))

@@ -111,11 +111,7 @@ def _status(metrics: Metrics) -> tuple[str, str]:
     last = metrics.last_step
     if metrics.end is not None:
         return "good", f"finished after {last:,} steps"
-    return (
-        ("open", f"no end record: stopped or running, last step {last:,}")
-        if last
-        else ("open", "no steps yet")
-    )
+    return ("open", f"no end record: stopped or running, last step {last:,}") if last else ("open", "no steps yet")
 
 
 def _tiles(metrics: Metrics, origin: Origin) -> list[Tile]:
@@ -150,9 +146,7 @@ def _tiles(metrics: Metrics, origin: Origin) -> list[Tile]:
             Tile("peak memory", text.size(metrics.last("memory"))),
         ]
     if origin.steps:
-        tiles.append(
-            Tile("ledger", text.size(origin.nbytes), f"{origin.nbytes / origin.steps:.0f} bytes a step")
-        )
+        tiles.append(Tile("ledger", text.size(origin.nbytes), f"{origin.nbytes / origin.steps:.0f} bytes a step"))
     return tiles
 
 

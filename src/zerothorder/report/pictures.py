@@ -42,9 +42,7 @@ def pictures(metrics: Metrics) -> Iterator[Picture]:
 
 def scores(metrics: Metrics) -> Picture | None:
     """Everything evaluated that lies between 0 and 1: one scale, so one picture."""
-    names = [name for name in metrics.metric_names if name != "loss" and _is_share(metrics, name)][
-        : len(SERIES)
-    ]
+    names = [name for name in metrics.metric_names if name != "loss" and _is_share(metrics, name)][: len(SERIES)]
     if not names:
         return None
     with canvas(metrics.last_step) as drawing:
@@ -172,9 +170,7 @@ def memory(metrics: Metrics) -> Picture | None:
     with canvas(metrics.last_step, name) as drawing:
         drawing.line(x, y / unit, SERIES[4])
         drawing.axes.set_ylim(0, 1.15 * finite.max() / unit)
-    return Picture(
-        "Memory", f"Peak of the process so far: {text.size(float(finite.max()))} at the end.", drawing.svg
-    )
+    return Picture("Memory", f"Peak of the process so far: {text.size(float(finite.max()))} at the end.", drawing.svg)
 
 
 def _share_line(metrics: Metrics, column: str, title: str, caption: str, colour: int) -> Picture | None:

@@ -103,9 +103,7 @@ class Canvas:
     def ticks(self, x: Floats, colour: str) -> None:
         """Marks along the bottom edge, for steps where something happened."""
         low = self.axes.get_xaxis_transform()
-        self.axes.plot(
-            x, np.zeros_like(x), color=colour, marker="|", markersize=7, linestyle="", transform=low
-        )
+        self.axes.plot(x, np.zeros_like(x), color=colour, marker="|", markersize=7, linestyle="", transform=low)
 
     def forwards_on_top(self, at: Callable[[Floats], Floats | None]) -> None:
         """A second scale for the same picture: methods are compared at equal forwards, not steps."""
@@ -139,9 +137,7 @@ def canvas(last_step: float, unit: str = "") -> "Iterator[Canvas]":
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH, HEIGHT))
         axes = figure.add_subplot()
-        figure.subplots_adjust(
-            left=LEFT / WIDTH, right=1 - RIGHT / WIDTH, bottom=BOTTOM / HEIGHT, top=1 - TOP / HEIGHT
-        )
+        figure.subplots_adjust(left=LEFT / WIDTH, right=1 - RIGHT / WIDTH, bottom=BOTTOM / HEIGHT, top=1 - TOP / HEIGHT)
         drawing = Canvas(figure, axes)
         drawing.last_step = max(last_step, 1.0)
         axes.set_xlim(-0.015 * drawing.last_step, 1.015 * drawing.last_step)
@@ -149,9 +145,7 @@ def canvas(last_step: float, unit: str = "") -> "Iterator[Canvas]":
         axes.xaxis.set_major_locator(_locator(6, integer=True))
         axes.xaxis.set_major_formatter(lambda value, _: short(value))
         axes.yaxis.set_major_locator(_locator(5))
-        axes.yaxis.set_major_formatter(
-            lambda value, _: f"{short(value)} {unit}".rstrip().replace("-", "−", 1)
-        )
+        axes.yaxis.set_major_formatter(lambda value, _: f"{short(value)} {unit}".rstrip().replace("-", "−", 1))
         yield drawing
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
