@@ -342,7 +342,7 @@ def test_a_stopped_run_with_an_adapter_goes_on_to_the_same_bytes(
     train(dataclasses.replace(parted, resume=True), report)
     assert files(parted.output / "model") == files(whole.output / "model")
     moved = [row["moved"] for row in report.rows if "moved" in row]
-    assert moved and moved[-1] == _moved(whole)
+    assert moved[-1:] == [_moved(whole)]
 
 
 def _moved(config: TrainConfig) -> float:
