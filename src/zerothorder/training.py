@@ -87,10 +87,10 @@ class Training:
             self._journal = Journal(config.output / "metrics.jsonl", self.run.index if config.resume else None)
             self._trackers = open_trackers(config.report_to, config.output, dataclasses.asdict(config))
             self._prepare(examples, stream, before)
-        except UsageError:
+        except BaseException as error:
             if hasattr(self, "run"):
                 self.run.ledger.close()
-            if not config.resume:
+            if isinstance(error, UsageError) and not config.resume:
                 folder.discard(config.output)
             raise
         return self._guarded(examples, stream)
