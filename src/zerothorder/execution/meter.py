@@ -36,7 +36,7 @@ class Meter:
 
     def _count(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         named = [kwargs.get(n) for n in ("input_ids", "decoder_input_ids", "inputs_embeds", "pixel_values")]
-        first = next((t for t in (*named, *args) if isinstance(t, Tensor)), None)
+        first = next((t for t in (*named, *args, *kwargs.values()) if isinstance(t, Tensor)), None)
         if first is None or first.ndim == 0:
             self.add(1)
             return

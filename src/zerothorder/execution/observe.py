@@ -27,7 +27,7 @@ class Observation:
 
 
 def digest(tensor: Tensor) -> int:
-    """64 bits of a tensor's shape and bits (the sum of its bytes weighted by position; not cryptographic)."""
+    """64 bits of a tensor's shape and bits: a sum over its elements, mixed with their place; not cryptographic."""
     flat = tensor.detach().reshape(-1)
     if flat.dtype in (torch.complex64, torch.complex128):
         flat = torch.view_as_real(flat).reshape(-1)
@@ -37,8 +37,10 @@ def digest(tensor: Tensor) -> int:
     for at in range(0, flat.numel(), _CHUNK):
         bits = flat[at : at + _CHUNK].long()
         place = torch.arange(at, at + bits.numel(), device=bits.device)
-        # odd multipliers that differ by place, wrapping in 64 bits: exact whatever the order of the sum
-        total += int((bits * (place * -7046029254386353131 | 1)).sum())
+        # wrapping in 64 bits, so exact whatever the order of the sum; folded first, or the sign bits of an even
+        # number of float64 would cancel
+        mixed = (bits ^ (bits >> 29)) * (place * -7046029254386353131 | 1)
+        total += int((mixed ^ (mixed >> 32)).sum())
     return total & 0xFFFFFFFFFFFFFFFF
 
 
