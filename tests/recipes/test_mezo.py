@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from zerothorder.config import TrainConfig
 from zerothorder.directions.laws import Dense
 from zerothorder.estimate import Step
 from zerothorder.estimators.finite_difference import central
@@ -32,6 +33,7 @@ from zerothorder.replay import replay
 from zerothorder.run import Run
 from zerothorder.space import CHUNK, ParameterSpace
 from zerothorder.state import State
+from zerothorder.task import load_base
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 LAWS = ("gaussian", "rademacher")
@@ -458,6 +460,13 @@ def test_dropout_left_on_is_the_same_at_every_point_and_the_generator_as_found()
     assert torch.equal(a.value, c.value)
     assert not torch.equal(a.value, other.value)  # another step, another mask
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_run_s_model_is_in_eval_mode(llama_folder: Path, tmp_path: Path) -> None:
+    """Also under an adapter: no dropout and no batch statistics in any forward."""
+    for scheme in ("full", "lora", "prefix"):
+        config = TrainConfig(output=tmp_path / "run", model=str(llama_folder), scheme=scheme)  # type: ignore[arg-type]
+        assert not any(module.training for module in load_base(config).model.modules())
 
 
 def test_a_loss_that_is_not_a_number_costs_the_step_and_moves_nothing() -> None:
