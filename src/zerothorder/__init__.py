@@ -1,8 +1,9 @@
 """Zeroth-order training: exact parts, and a run as a ledger of (key, scalar) pairs.
 
 `ZerothOrder` is a torch optimizer without gradients; `minimize` and `Search` treat numpy functions; `train` runs a
-`TrainConfig`; `zerothorder.replay` rebuilds weights from base and ledger. Everything else is a part (`zerothorder.directions`,
-`estimators`, `updates`, `objectives`, `execution`, `ledger`). Importing this loads torch and nothing heavy.
+`TrainConfig`; `zerothorder.replay` rebuilds weights from base and ledger. Everything else is a part
+(`zerothorder.directions`, `estimators`, `updates`, `objectives`, `execution`, `ledger`). Importing this loads torch
+and nothing heavy.
 """
 
 import importlib
@@ -26,7 +27,9 @@ _PUBLIC = {
     "minimize": "blackbox",
     "train": "training",
 }
-_PACKAGES = ("objectives", "directions", "estimators", "updates", "execution", "ledger", "recipes", "catalogue", "replay")
+_PACKAGES = frozenset(
+    ["catalogue", "directions", "estimators", "execution", "ledger", "objectives", "recipes", "replay", "updates"]
+)
 
 __all__ = [
     "LedgerError",

@@ -126,7 +126,8 @@ def minimize(
         points = search.ask()
         if spent + len(points) > budget - 1:
             if search.run.index == 0:
-                raise UsageError(f"a budget of {budget} evaluations is too small: a step takes {len(points)}, the result 1")
+                need = len(points) + 1
+                raise UsageError(f"a budget of {budget} evaluations is too small: one step and the result take {need}")
             break
         entry = search.tell([float(f(point)) for point in points])
         spent += len(points)

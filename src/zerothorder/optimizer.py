@@ -87,7 +87,7 @@ class ZerothOrder(torch.optim.Optimizer):
         if self._closures and not callable(batch):
             raise UsageError("step(batch) needs an objective; give ZerothOrder objective=..., or call step(closure)")
         if not self._closures and callable(batch) and not isinstance(batch, Mapping):
-            raise UsageError("this optimizer has an objective, so step() takes a batch; leave objective= out for closures")
+            raise UsageError("this optimizer has an objective: step() takes a batch; leave objective= out for closures")
         entry = self.run.step(batch, self._rates())
         return torch.tensor(entry.notes.get("loss", float("nan")))
 

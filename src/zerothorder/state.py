@@ -27,7 +27,7 @@ class State:
         found = self.tensors.get(name, {}).get(site)
         if found is None:
             if create is None:
-                known = self.tensors if name not in self.tensors else self.tensors[name]
+                known: dict[str, object] = dict(self.tensors.get(name, self.tensors))
                 raise UsageError(f"the state holds no {name!r} for {site!r}{nearest(name, known) if known else ''}")
             found = self.tensors.setdefault(name, {})[site] = create()
         return found

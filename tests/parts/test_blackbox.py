@@ -16,9 +16,7 @@ def sphere(x: np.ndarray) -> float:
 
 def test_minimize_finds_the_bottom_within_its_budget() -> None:
     calls = []
-    result = zo.minimize(
-        lambda x: calls.append(1) or sphere(x), np.zeros(5), budget=1500, lr=0.02, eps=1e-3, seed=1
-    )
+    result = zo.minimize(lambda x: calls.append(1) or sphere(x), np.zeros(5), budget=1500, lr=0.02, eps=1e-3, seed=1)
     assert len(calls) == result.evaluations <= 1500
     assert result.value == sphere(result.x) < 1e-6
 

@@ -1,6 +1,7 @@
 """The contracts carry methods they were not written for: five toy recipes train, replay bitwise, and refuse well."""
 
 import copy
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def test_executors_agree_to_the_bit(toy: type[Toy], tmp_path: Path) -> None:
 def test_conservative_never_rises_on_a_fixed_batch(tmp_path: Path) -> None:
     run, _, _, entries = train(Conservative(lr=0.3), tmp_path)
     losses = [e.notes["loss"] for e in entries]
-    assert all(after <= before * (1 + 1e-6) for before, after in zip(losses, losses[1:], strict=False))
+    assert all(after <= before * (1 + 1e-6) for before, after in itertools.pairwise(losses))
     assert run.around.meter.examples == 60 * 5 * 32
 
 
@@ -107,7 +108,7 @@ def test_scalars_only_updates_refuse_a_dense_part(tmp_path: Path) -> None:
     model, main, _ = problem()
     run = Run(model, ParameterSpace.of(model), Hybrid(), Squares(), Swap())
     object.__setattr__(run.update, "accepts_dense", False)
-    with pytest.raises(UsageError, match="scalars only.*first-order part"):
+    with pytest.raises(UsageError, match=r"scalars only.*first-order part"):
         run.step(main)
 
 
@@ -121,7 +122,9 @@ def test_a_gradient_away_from_the_weights_is_that_of_a_copy() -> None:
     points = [Point(((key, 0.3),), want="gradient"), Point(want="gradient")]
     swapped, here = Swap().evaluate(points, Squares(), {"main": main}, key, run.around)
     copied, _ = Copy().evaluate(points, Squares(), {"main": main}, key, run.around)
-    assert swapped.gradient and copied.gradient and here.gradient
+    assert swapped.gradient is not None
+    assert copied.gradient is not None
+    assert here.gradient is not None
     for name, gradient in swapped.gradient.items():
         assert torch.equal(gradient, copied.gradient[name])
         assert not torch.equal(gradient, here.gradient[name])
@@ -129,7 +132,7 @@ def test_a_gradient_away_from_the_weights_is_that_of_a_copy() -> None:
 
 def test_ask_and_tell_are_the_same_loop() -> None:
     """Somebody else answering the points gives the same ledger as the executor."""
-    (live, main, other), (told, _, _) = problem(), problem()
+    (live, main, _), (told, _, _) = problem(), problem()
     one = Run(live, ParameterSpace.of(live), Conservative(), Squares(), Swap())
     two = Run(told, ParameterSpace.of(told), Conservative(), Squares(), Swap())
     for _ in range(5):

@@ -9,9 +9,9 @@ from torch import nn
 
 import zerothorder as zo
 from tests.parts.toys import Squares, problem
+from zerothorder.execution.swap import Swap
 from zerothorder.replay import replay
 from zerothorder.run import Run
-from zerothorder.execution.swap import Swap
 from zerothorder.space import ParameterSpace
 
 
@@ -94,9 +94,12 @@ def test_a_closure_that_differentiates_is_refused_and_nothing_moves(call: str) -
 )
 def test_mistakes_get_a_sentence(make: dict, step: object, sentence: str) -> None:
     model, _, _ = problem()
+
+    def use() -> None:
+        zo.ZerothOrder(model, **make).step(step)
+
     with pytest.raises(zo.UsageError, match=sentence):
-        opt = zo.ZerothOrder(model, **make)
-        opt.step(step)
+        use()
 
 
 def test_a_nan_costs_one_step() -> None:

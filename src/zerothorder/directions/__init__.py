@@ -20,7 +20,10 @@ class Direction(Protocol):
     is one; passes with one such term are then fused, with the same bits.
     """
 
-    run_key: bytes
+    @property
+    def run_key(self) -> bytes:
+        """16 bytes that name the run."""
+        ...
 
     def shift(
         self,

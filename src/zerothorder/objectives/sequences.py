@@ -40,7 +40,8 @@ def is_encoder_decoder(model: nn.Module) -> bool:
 
 @functools.cache
 def _accepted(kind: type) -> frozenset[str]:
-    return frozenset(inspect.signature(kind.forward).parameters)
+    forward: Any = getattr(kind, "forward")  # noqa: B009 - untyped in torch
+    return frozenset(inspect.signature(forward).parameters)
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -57,8 +58,8 @@ def answer_logits(model: nn.Module, prompts: Sequence[Tokens], answers: Sequence
     keep = max(map(len, answers))
     device = device_of(model)
     if is_encoder_decoder(model):
-        start = model.config.decoder_start_token_id  # type: ignore[union-attr]
-        start = pad_id if start is None else start
+        config: Any = model.config
+        start = int(pad_id if config.decoder_start_token_id is None else config.decoder_start_token_id)
         fed = pad([(start, *a[:-1]) for a in answers], pad_id, device, left=False)
         encoder = pad(prompts, pad_id, device, left=False)
         logits = model(**encoder, decoder_input_ids=fed["input_ids"], use_cache=False).logits
@@ -114,7 +115,8 @@ def _head_in_float32(model: nn.Module, rows: Tensor) -> Generator[bool]:
         return
 
     def narrow(module: nn.Linear, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        bias = None if module.bias is None else module.bias[rows].float()
+        held: Any = module.bias
+        bias = None if held is None else held[rows].float()
         return nn.functional.linear(args[0].float(), module.weight[rows].float(), bias)
 
     # prepended: it must see the weights while an executor still has the perturbed ones in place

@@ -60,7 +60,8 @@ class _no_backward:
                 "the closure calls backward(), but zeroth-order steps use the loss alone; return the loss instead"
             )
 
-        self._own = (Tensor.backward, torch.autograd.backward, torch.autograd.grad)
+        tensor: Any = Tensor
+        self._own: tuple[Any, Any, Any] = (tensor.backward, torch.autograd.backward, torch.autograd.grad)
         Tensor.backward = torch.autograd.backward = torch.autograd.grad = refuse  # type: ignore[assignment]
 
     def __exit__(self, *error: Any) -> None:
