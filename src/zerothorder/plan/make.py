@@ -1,0 +1,155 @@
+"""The plan of a run: model without data, one traced forward, memory, time, ledger."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from zerothorder import catalogue, random
+from zerothorder.estimate import Step
+from zerothorder.integrations.peft import apply_scheme
+from zerothorder.key import run_key
+from zerothorder.ledger.entry import CHAIN, PREFIX, Codec, Entry
+from zerothorder.ledger.header import Header, site_table
+from zerothorder.objectives.sequences import answer_nll, choice_logits
+from zerothorder.plan.clock import Clock, calibrate
+from zerothorder.plan.config import PlanConfig
+from zerothorder.plan.memory import Memory, predict_memory
+from zerothorder.plan.source import find
+from zerothorder.plan.trace import build, trace, without_data
+from zerothorder.plan.warnings import warnings_of
+from zerothorder.point import Point
+from zerothorder.recipe import Recipe, settings
+from zerothorder.run import GROUPS
+from zerothorder.space import ParameterSpace
+from zerothorder.state import State
+from zerothorder.task import freeze
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The prediction. Bytes and seconds; `forwards` counts rows through the model, `tokens` with their padding."""
+
+    config: PlanConfig
+    parameters: int
+    searched: int
+    sites: int
+    memory: Memory
+    evaluations: int
+    forwards: int
+    tokens: int
+    clock: Clock | None
+    ledger_step: int
+    ledger_run: int
+    warnings: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float | None:
+        """Predicted seconds a step."""
+        return None if self.clock is None else self.clock.step
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `--json` prints it."""
+        clock = None if self.clock is None else dataclasses.asdict(self.clock) | {"step": self.clock.step}
+        return {
+            "config": dataclasses.asdict(self.config),
+            "parameters": self.parameters,
+            "searched": self.searched,
+            "sites": self.sites,
+            "memory": {**self.memory.parts, "steps": self.memory.steps, "loading": self.memory.loading},
+            "peak": self.memory.peak,
+            "evaluations": self.evaluations,
+            "forwards": self.forwards,
+            "tokens": self.tokens,
+            "seconds": clock,
+            "run_seconds": None if self.clock is None else self.clock.step * self.config.steps,
+            "ledger_bytes": {"step": self.ledger_step, "run": self.ledger_run},
+            "warnings": list(self.warnings),
+        }
+
+
+def make_plan(config: PlanConfig) -> Plan:
+    """Predict a run. UsageError for what `train` would refuse, as far as it shows without weights."""
+    config.check_numbers()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    recipe = catalogue.build(config.recipe, config.scheme, **config.recipe_settings())
+    points = _points(recipe, config.steps)
+    source = find(config.model, config.head, config.trust_remote_code)
+    dtype = getattr(torch, config.dtype)
+    options = {} if config.attention is None else {"attn_implementation": config.attention}
+    with without_data():
+        model = build(source.auto, source.config, dtype, config.model, **options)
+        model = apply_scheme(model, config.scheme, run_key(config.seed))
+        freeze(model, config.freeze)
+        space = ParameterSpace.of(model, precision=config.precision)
+        work = trace(model, forward_of(model, config))
+        memory = predict_memory(model, space, recipe, config.executor, source, work)
+        total = sum(p.numel() for p in model.parameters())
+    pieces = config.batch_size / config.rows
+    clock = calibrate(work, space, recipe, points, pieces) if config.time else None
+    step, run = _ledger(recipe, space, config.steps)
+    rows = len(points) * config.batch_size * rows_each(config)
+    return Plan(
+        config=config,
+        parameters=total,
+        searched=space.numel,
+        sites=len(space),
+        memory=memory,
+        evaluations=len(points),
+        forwards=rows,
+        tokens=rows * config.tokens,
+        clock=clock,
+        ledger_step=step,
+        ledger_run=run,
+        warnings=warnings_of(config, recipe, space, source, points),
+    )
+
+
+def rows_each(config: PlanConfig) -> int:
+    """Rows that one example takes: candidates of several tokens are rows of their own."""
+    several = config.objective != "lm" and config.head is None and config.answer_tokens > 1
+    return config.choices if several else 1
+
+
+def forward_of(model: nn.Module, config: PlanConfig) -> Callable[[], Any]:
+    """One evaluation of the objective on rows of `tokens` tokens."""
+    prompt = tuple(range(1, 1 + config.tokens))
+    rows = [prompt] * config.rows
+    if config.head is not None:
+        ids = torch.ones(config.rows, config.tokens, dtype=torch.int64)
+        call: Any = model
+        return lambda: call(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    if config.objective == "lm":
+        return lambda: answer_nll(model, [row[:1] for row in rows], [row[1:] for row in rows], 0)
+    if rows_each(config) == 1:
+        return lambda: choice_logits(model, rows, list(range(1, 1 + config.choices)), 0)
+    cut = config.tokens - config.answer_tokens
+    pairs = [row for row in rows for _ in range(config.choices)]
+    return lambda: answer_nll(model, [row[:cut] for row in pairs], [row[cut:] for row in pairs], 0)
+
+
+def _points(recipe: Recipe, steps: int) -> list[Point]:
+    """The first points of a step; later rounds of an estimator that asks again are not known beforehand."""
+    generator = recipe.estimator()(Step(0, recipe.rates(0, steps), (), State()))
+    return next(generator)
+
+
+def _ledger(recipe: Recipe, space: ParameterSpace, steps: int) -> tuple[int, int]:
+    """Bytes of a step and of the run: the format's own, for one term a draw; a schedule writes its rate each step."""
+    codec = Codec(recipe.columns, GROUPS, recipe.tags)
+    draws = getattr(recipe, "draws", 1)
+    sizes: list[int] = []
+    for index in range(min(3, steps)):
+        step = Step(index, recipe.rates(index, steps), (), State())
+        terms = tuple((step.key(draw), 1.0) for draw in range(draws))
+        entry = Entry(index, terms, dict.fromkeys(recipe.columns, 0.0), recipe.rates(index, steps))
+        sizes.append(PREFIX.size + len(codec.encode(entry)[1]) + CHAIN)
+    header = Header(
+        "0" * 64, site_table(space), recipe.name, settings(recipe), run_key(0).hex(), random.VERSION,
+        next(iter(space)).grid.precision, recipe.columns, GROUPS, recipe.tags,
+    )  # fmt: skip
+    return sizes[-1], len(header.encode()) + sizes[0] + sizes[-1] * (steps - 1)
