@@ -126,8 +126,9 @@ def test_a_skipped_step_moves_nothing(trained: dict[str, tuple[Path, str]]) -> N
     assert [e.skipped for e in read(folder / "ledger.zo").entries] == [False, True, True, False, False, False]
 
 
-def test_until_is_the_live_run_at_that_step(tmp_path: Path) -> None:
-    case = Case(torch.bfloat16, settings={"optimizer": "momentum", "schedule": "cosine"})
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_until_is_the_live_run_at_that_step(tmp_path: Path, dtype: torch.dtype) -> None:
+    case = Case(dtype, settings={"optimizer": "momentum", "schedule": "cosine"})
     model = case.base()
     save_base(model, tmp_path)
     run, live = case.start(tmp_path, model), []
