@@ -148,22 +148,19 @@ class _Exchange:
         fresh = [site for site in sites if id(site.parameter) not in self.active]
         for site, out in zip(fresh, self._buffers(fresh), strict=True):
             write_probe(out, site, self.terms, self.around.direction, self.around.state)
-            # outside inference mode: an alias made inside it would turn the parameter into an inference tensor
-            with torch.inference_mode(False):
-                frame.pairs.append((site.parameter, site.parameter.data, out))
-                self.active.add(id(site.parameter))
-                site.parameter.data = out
+            frame.pairs.append((site.parameter, site.parameter.data, out))
+            self.active.add(id(site.parameter))
+            site.parameter.data = out
 
     def _leave(self) -> nn.Module | None:
         frame = self.stack[-1]
-        with torch.inference_mode(False):
-            while frame.pairs:
-                parameter, own, out = frame.pairs[-1]
-                parameter.data = own
-                if self.poison:
-                    out.fill_(torch.nan)
-                self.active.discard(id(parameter))
-                frame.pairs.pop()
+        while frame.pairs:
+            parameter, own, out = frame.pairs[-1]
+            parameter.data = own
+            if self.poison:
+                out.fill_(torch.nan)
+            self.active.discard(id(parameter))
+            frame.pairs.pop()
         return self.stack.pop().module
 
     def _buffers(self, sites: list[Site]) -> list[Tensor]:
