@@ -18,6 +18,7 @@ from text_models import PAD, Example, texts
 from zerothorder.cli.base import load_base
 from zerothorder.config import TrainConfig
 from zerothorder.data import load_model, save_model
+from zerothorder.data.adapters import write_adapter
 from zerothorder.errors import LedgerError, UsageError
 from zerothorder.execution.copy import Copy
 from zerothorder.execution.swap import Swap
@@ -364,3 +365,22 @@ def test_a_prefix_leaves_room_in_the_context(config: TrainConfig) -> None:
         longest[scheme] = max(len(e.prompt) + 1 for e in task.splits["train"])
     assert longest["full"] <= 12
     assert longest["prefix"] <= 12 - PREFIX_TOKENS
+
+
+def test_an_adapter_s_configuration_is_the_same_bytes_whatever_order_its_sets_come_in(tmp_path: Path) -> None:
+    class Written:
+        def __init__(self, targets: list[str]) -> None:
+            self.targets = targets
+
+        def save_pretrained(self, folder: Path) -> None:
+            folder.mkdir()
+            (folder / "adapter_config.json").write_text(json.dumps({"target_modules": self.targets, "r": 8}))
+            (folder / "README.md").write_text("[More Information Needed]")
+
+    found = []
+    for name, targets in (("a", ["v_proj", "q_proj"]), ("b", ["q_proj", "v_proj"])):
+        write_adapter(Written(targets), tmp_path / name)
+        found.append(files(tmp_path / name))
+    assert found[0] == found[1]
+    assert list(found[0]) == ["adapter_config.json"]
+    assert json.loads(found[0]["adapter_config.json"]) == {"r": 8, "target_modules": ["q_proj", "v_proj"]}
