@@ -1,7 +1,8 @@
 """The laws of z, as integers first: bits from Philox, then one exact lookup. Plain torch reference.
 
-Both laws have E[z] = 0 and E[z²] = 1 exactly over their lanes; a value is an integer times a power of two, so it is
-the same on every device and in every dtype that holds it.
+Over its lanes a law has E[z] = 0 exactly and E[z²] = 1 (Rademacher exactly, Gaussian to 1e-6: its table is
+rounded); a value is an integer times a power of two, so it is the same on every device and in every dtype that
+holds it.
 """
 
 import functools
@@ -41,7 +42,7 @@ def rademacher(key: int, start: int, count: int, device: torch.device | str = "c
 
 
 def gaussian(key: int, start: int, count: int, device: torch.device | str = "cpu") -> Tensor:
-    """z_i = ±table[15 bits]·2^-12 from a 16-bit lane, the top bit its sign. Float32 (count,). Kurtosis 2.9987."""
+    """z_i = ±table[15 bits]·2^-12 from a 16-bit lane, the top bit its sign. Float32 (count,). Kurtosis 2.9992."""
     lane = lanes(key, 16, start, count, device)
     magnitude = gaussian_table().to(device)[lane & 0x7FFF].float() * GAUSSIAN_SCALE
     return torch.where(lane < 0x8000, magnitude, -magnitude)
