@@ -28,6 +28,8 @@ from zerothorder.key import Key, run_key
 from zerothorder.ledger.reader import read
 from zerothorder.objectives.classification import Classification, candidate_scores
 from zerothorder.objectives.metric import TokenF1, generate
+from zerothorder.plan.config import PlanConfig
+from zerothorder.plan.make import make_plan
 from zerothorder.point import Point
 from zerothorder.random.philox import lanes
 from zerothorder.recipes.mezo import MeZO
@@ -384,3 +386,11 @@ def test_an_adapter_s_configuration_is_the_same_bytes_whatever_order_its_sets_co
     assert found[0] == found[1]
     assert list(found[0]) == ["adapter_config.json"]
     assert json.loads(found[0]["adapter_config.json"]) == {"r": 8, "target_modules": ["q_proj", "v_proj"]}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("scheme", ["full", *ADAPTERS])
+def test_a_plan_searches_what_a_run_does(llama_folder: Path, scheme: Any, dtype: Any) -> None:
+    planned = make_plan(PlanConfig(model=str(llama_folder), scheme=scheme, dtype=dtype, time=False))
+    space = ParameterSpace.of(apply_scheme(load_model(str(llama_folder), dtype).model, scheme, KEY))
+    assert (planned.searched, planned.sites) == (space.numel, len(space))

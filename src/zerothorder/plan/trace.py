@@ -57,9 +57,18 @@ class Trace:
 
 @contextmanager
 def without_data() -> Iterator[None]:
-    """Tensors made inside have shapes and no storage, and generators stay as they are."""
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.random.fork_rng(devices=[]), torch.no_grad():
-        yield
+    """Tensors made inside have shapes and no storage, and generators stay as they are.
+
+    Modules stay where and as they are made: `to` would swap parameters that the mode itself refers to. (Adapters are
+    made in float32 and end in it.)
+    """
+    to = nn.Module.to
+    nn.Module.to = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.random.fork_rng(devices=[]), torch.no_grad():
+            yield
+    finally:
+        nn.Module.to = to  # type: ignore[method-assign]
 
 
 def build(auto: Any, config: Any, dtype: torch.dtype, name: str, **options: Any) -> nn.Module:
