@@ -16,6 +16,7 @@ from zerothorder import random
 from zerothorder.errors import UsageError
 from zerothorder.estimate import Step
 from zerothorder.execution import Executor, Surroundings
+from zerothorder.execution.evaluate import seeded
 from zerothorder.key import Key, run_key
 from zerothorder.ledger.entry import Entry, Rates, float32
 from zerothorder.ledger.header import Header, fingerprint, site_table
@@ -87,7 +88,7 @@ class Run:
         """One step on a batch (and other named batches); returns the entry that was written and applied."""
         model = self.model
         key = Key("prepare", self.index)
-        with self.around.meter.watching(model):
+        with self.around.meter.watching(model), seeded(key, self.direction.run_key, model):
             prepared = {
                 name: self.objective.prepare(model, data, key) for name, data in {"main": batch, **others}.items()
             }

@@ -4,6 +4,7 @@ import copy
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -128,6 +129,27 @@ def test_a_gradient_away_from_the_weights_is_that_of_a_copy() -> None:
     for name, gradient in swapped.gradient.items():
         assert torch.equal(gradient, copied.gradient[name])
         assert not torch.equal(gradient, here.gradient[name])
+
+
+def test_prepare_draws_from_the_step_and_leaves_the_global_generator_alone() -> None:
+    """A `prepare` that samples gives the same ledger whatever the global generator held, and does not move it."""
+
+    class Sampling(Squares):
+        def prepare(self, model: torch.nn.Module, batch: Any, key: Key) -> Any:
+            x, y = batch
+            return x, y + torch.randn(y.shape)
+
+    chains = []
+    for state in (1, 2):
+        model, main, _ = problem()
+        run = Run(model, ParameterSpace.of(model), Conservative(), Sampling(), Swap())
+        torch.manual_seed(state)
+        before = torch.random.get_rng_state()
+        run.step(main)
+        run.step(main)
+        assert torch.equal(before, torch.random.get_rng_state())
+        chains.append(run.ledger.chain)
+    assert chains[0] == chains[1]
 
 
 def test_ask_and_tell_are_the_same_loop() -> None:
