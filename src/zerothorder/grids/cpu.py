@@ -15,7 +15,7 @@ import torch
 from numba import int32, njit, prange, uint8, uint16, uint32, uint64
 from torch import Tensor
 
-from zerothorder.random.cpu import TILE, draw, follow_threads, law_of, span, split, stream
+from zerothorder.random.cpu import TILE, add_draw, follow_threads, law_of, span, split, stream
 
 _NO_RESIDUAL = np.empty(0, np.int8)
 
@@ -71,13 +71,10 @@ def _probe_draw(
     out: Any, stored: Any, residual: Any, law: int, table: Any, k0: Any, k1: Any, c: Any, start: int
 ) -> None:
     for t in prange(start // TILE, (start + out.size + TILE - 1) // TILE):
-        bits, z = np.empty(TILE, np.uint32), np.empty(TILE, np.float32)
-        values = bits.view(np.float32)
+        bits = np.empty(TILE, np.uint32)
         skip, at, count = span(t, start, out.size)
         _read(bits, skip, stored, residual, at, count)
-        draw(z, law, table, t, k0, k1, c)
-        for i in range(count):
-            values[skip + uint64(i)] += z[skip + uint64(i)]
+        add_draw(bits.view(np.float32), law, table, t, k0, k1, c)
         for i in range(count):
             u = bits[skip + uint64(i)]
             nearest = (u + uint32(0x7FFF) + ((u >> uint32(16)) & uint32(1))) >> uint32(16)
@@ -87,26 +84,25 @@ def _probe_draw(
 
 
 @njit
-def _moved(w: Any, skip: Any, z: Any, zskip: Any, count: int, decay: Any, rate: Any) -> None:
-    """w ← w - rate·(0 + z + decay·w), every product and sum rounded, as the general pass has it."""
-    zero = z.dtype.type(0)  # 0 + z turns -0 into 0
-    if decay != zero:
+def _move(w: Any, at: Any, g: Any, skip: Any, count: int, decay: Any, rate: Any) -> None:
+    """w ← w - rate·(g + decay·w), every product and sum rounded, as the general pass has it."""
+    if decay != 0:
         for i in range(count):
-            j, k = skip + uint64(i), zskip + uint64(i)
-            w[j] = w[j] - ((zero + z[k]) + w[j] * decay) * rate
+            j, k = at + uint64(i), skip + uint64(i)
+            w[j] = w[j] - (g[k] + w[j] * decay) * rate
     else:
         for i in range(count):
-            j, k = skip + uint64(i), zskip + uint64(i)
-            w[j] = w[j] - (zero + z[k]) * rate
+            j, k = at + uint64(i), skip + uint64(i)
+            w[j] = w[j] - g[k] * rate
 
 
 @njit(parallel=True, nogil=True, cache=True)
 def _step_exact(w: Any, law: int, table: Any, k0: Any, k1: Any, c: Any, decay: Any, rate: Any, start: int) -> None:
     for t in prange(start // TILE, (start + w.size + TILE - 1) // TILE):
-        z = np.empty(TILE, w.dtype)
+        g = np.zeros(TILE, w.dtype)
         skip, at, count = span(t, start, w.size)
-        draw(z, law, table, t, k0, k1, c)
-        _moved(w, at, z, skip, count, decay, rate)
+        add_draw(g, law, table, t, k0, k1, c)
+        _move(w, at, g, skip, count, decay, rate)
 
 
 @njit(parallel=True, nogil=True, cache=True)
@@ -115,12 +111,11 @@ def _step_bfloat16(
     r0: Any, r1: Any, start: int,
 ) -> None:  # fmt: skip
     for t in prange(start // TILE, (start + stored.size + TILE - 1) // TILE):
-        bits, z = np.empty(TILE, np.uint32), np.empty(TILE, np.float32)
-        values = bits.view(np.float32)
+        bits, g = np.empty(TILE, np.uint32), np.zeros(TILE, np.float32)
         skip, at, count = span(t, start, stored.size)
         _read(bits, skip, stored, residual.view(np.int8), at, count)
-        draw(z, law, table, t, k0, k1, c)
-        _moved(values, skip, z, skip, count, decay, rate)
+        add_draw(g, law, table, t, k0, k1, c)
+        _move(bits.view(np.float32), skip, g, skip, count, decay, rate)
         _write(stored, residual, at, bits, stream(8, t, r0, r1).view(np.uint8), skip, count)
 
 

@@ -59,20 +59,24 @@ def stream(bits: int, tile: int, k0: Any, k1: Any) -> Any:
 
 
 @njit
-def draw(z: Any, bits: int, table: Any, tile: int, k0: Any, k1: Any, c: Any) -> None:
-    """z (TILE,) = c·z of a tile, each product rounded; `bits` names the law."""
+def add_draw(x: Any, bits: int, table: Any, tile: int, k0: Any, k1: Any, c: Any) -> None:
+    """x (TILE,) += c·z of a tile, each product and each sum rounded; `bits` names the law.
+
+    Adding is faster than storing c·z: a bare choice between two values becomes a branch.
+    """
     words = stream(bits, tile, k0, k1)
     if bits == 1:
         minus = -c
         for b in range(words.size):
             word = words[b]
             for j in range(32):
-                z[uint64(32 * b + j)] = c if (word >> _SHIFTS[j]) & uint32(1) == uint32(0) else minus
+                i = uint64(32 * b + j)
+                x[i] += c if (word >> _SHIFTS[j]) & uint32(1) == uint32(0) else minus
     else:
         for b in range(words.size):
             word, at = words[b], uint64(2 * b)
-            z[at] = c * table[uint64(word & uint32(0xFFFF))]
-            z[at + uint64(1)] = c * table[uint64(word >> uint32(16))]
+            x[at] += c * table[uint64(word & uint32(0xFFFF))]
+            x[at + uint64(1)] += c * table[uint64(word >> uint32(16))]
 
 
 @njit
@@ -86,12 +90,13 @@ def span(tile: int, start: int, size: int) -> Any:
 @njit(parallel=True, nogil=True, cache=True)
 def _shift(out: Any, source: Any, bits: int, table: Any, k0: Any, k1: Any, c: Any, start: int) -> None:
     for t in prange(start // TILE, (start + out.size + TILE - 1) // TILE):
-        z = np.empty(TILE, out.dtype)
-        draw(z, bits, table, t, k0, k1, c)
+        x = np.empty(TILE, out.dtype)
         skip, at, count = span(t, start, out.size)
         for i in range(count):
-            j = uint64(i)
-            out[at + j] = source[at + j] + z[skip + j]
+            x[skip + uint64(i)] = source[at + uint64(i)]
+        add_draw(x, bits, table, t, k0, k1, c)
+        for i in range(count):
+            out[at + uint64(i)] = x[skip + uint64(i)]
 
 
 @njit(parallel=True, nogil=True, cache=True)
