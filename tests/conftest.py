@@ -1,5 +1,6 @@
 """A byte-level tokenizer and a Llama of a few thousand weights, made on the spot. Libraries load with their fixture."""
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 CHAT = "{% for m in messages %}<u>{{ m['content'] }}</u>\n{% endfor %}{% if add_generation_prompt %}<a>\n{% endif %}"
+
+
+def pytest_configure() -> None:
+    """A suite started in the background inherits an ignored Ctrl-C, which the tests of it could then not send."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
