@@ -88,15 +88,21 @@ def span(tile: int, start: int, size: int) -> Any:
 
 
 @njit(parallel=True, nogil=True, cache=True)
-def _shift(out: Any, source: Any, bits: int, table: Any, k0: Any, k1: Any, c: Any, start: int) -> None:
+def _shift(out: Any, source: Any, same: bool, bits: int, table: Any, k0: Any, k1: Any, c: Any, start: int) -> None:
     for t in prange(start // TILE, (start + out.size + TILE - 1) // TILE):
-        x = np.empty(TILE, out.dtype)
         skip, at, count = span(t, start, out.size)
-        for i in range(count):
-            x[skip + uint64(i)] = source[at + uint64(i)]
-        add_draw(x, bits, table, t, k0, k1, c)
-        for i in range(count):
-            out[at + uint64(i)] = x[skip + uint64(i)]
+        if count == TILE:
+            if not same:
+                for i in range(TILE):
+                    out[at + uint64(i)] = source[at + uint64(i)]
+            add_draw(out[at : at + uint64(TILE)], bits, table, t, k0, k1, c)
+        else:
+            x = np.empty(TILE, out.dtype)
+            for i in range(count):
+                x[skip + uint64(i)] = source[at + uint64(i)]
+            add_draw(x, bits, table, t, k0, k1, c)
+            for i in range(count):
+                out[at + uint64(i)] = x[skip + uint64(i)]
 
 
 @njit(parallel=True, nogil=True, cache=True)
@@ -120,7 +126,8 @@ def law_of(name: str, dtype: torch.dtype) -> tuple[int, np.ndarray]:
 def follow_threads() -> None:
     """numba has its own pool: it follows torch's setting so that one number rules the process."""
     threads = torch.get_num_threads()
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    pool: int = numba.config.NUMBA_NUM_THREADS  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
+    numba.set_num_threads(min(threads, pool))
     if torch.get_num_threads() != threads:  # numba's first launch sets the number of the OpenMP runtime they share
         torch.set_num_threads(threads)
 
@@ -135,7 +142,7 @@ def shift(out: torch.Tensor, source: torch.Tensor, law: str, key: int, coefficie
     follow_threads()
     target = out.numpy()
     c = target.dtype.type(coefficient)
-    _shift(target, source.numpy(), *law_of(law, out.dtype), *split(key), c, start)
+    _shift(target, source.numpy(), out.data_ptr() == source.data_ptr(), *law_of(law, out.dtype), *split(key), c, start)
 
 
 def byte_lanes(out: torch.Tensor, key: int, start: int) -> None:
