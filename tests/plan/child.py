@@ -13,8 +13,6 @@ from pathlib import Path
 import torch
 import transformers
 
-import zerothorder.grids.cpu  # the kernels' imports
-import zerothorder.training
 from zerothorder.data import load_model
 from zerothorder.execution.copy import Copy
 from zerothorder.execution.swap import Swap

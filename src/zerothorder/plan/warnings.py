@@ -39,14 +39,15 @@ def warnings_of(
     if low and config.precision == "nearest":
         bits = 8 if config.dtype == "bfloat16" else 11
         found.append(
-            f"bare rounding to the nearest loses every step smaller than half the spacing of {config.dtype}: at lr "
-            f"{rate:g} a weight of 0.05 moves only where the projected gradient is above {0.05 * 2.0**-bits / rate:.3g} "
-            "(at lr 1e-7 about 99 % of the steps of a bf16 weight are lost); --precision residual costs one byte a weight"
+            f"bare rounding to the nearest loses every step smaller than half the spacing of {config.dtype}: "
+            f"at lr {rate:g} a weight of 0.05 moves only where the projected gradient is above "
+            f"{0.05 * 2.0**-bits / rate:.3g} (at lr 1e-7 about 99 % of the steps of a bf16 weight are lost); "
+            "--precision residual costs one byte a weight"
         )
     if low and config.precision == "stochastic":
         found.append(
-            "bare stochastic rounding adds noise of 2.5 to 8 times the movement (measured in bf16); --precision residual "
-            "costs one byte a weight"
+            "bare stochastic rounding adds noise of 2.5 to 8 times the movement (measured in bf16); "
+            "--precision residual costs one byte a weight"
         )
     return tuple(found)
 
