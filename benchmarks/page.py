@@ -96,7 +96,10 @@ def _steps(results: list[dict[str, Any]]) -> str:
 def _passes(results: list[dict[str, Any]]) -> str:
     names = list(results[0]["ratio"])
     rows = [
-        (name.replace("_", " ") if name != "add_" else "`add_(0)`", *tuple(f"{r['ns_a_weight'][name]:.2f} ns, {r['ratio'][name]:.1f} ×" for r in results))
+        (
+            name.replace("_", " ") if name != "add_" else "`add_(0)`",
+            *tuple(f"{r['ns_a_weight'][name]:.2f} ns, {r['ratio'][name]:.1f} ×" for r in results),
+        )
         for name in names
     ]
     return (
