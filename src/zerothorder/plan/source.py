@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from zerothorder.data.models import _auto_class, _place  # pyright: ignore[reportPrivateUsage]
+from zerothorder.data.models import _auto_class, _place, _unreadable  # pyright: ignore[reportPrivateUsage]
 from zerothorder.data.quiet import hushed, need, one_sentence
 from zerothorder.errors import UsageError
 
@@ -56,7 +56,7 @@ def find(name: str, head: int | None, trust_remote_code: bool) -> Source:
         with hushed():
             config = transformers.AutoConfig.from_pretrained(place, **options)
     except Exception as error:
-        raise UsageError(f"cannot read the configuration of {name} ({one_sentence(error)}): check the name") from error
+        raise UsageError(_unreadable(name, Path(place), error)) from error
     if head is not None:
         config.num_labels = head
     auto = _auto_class(transformers, config, head)

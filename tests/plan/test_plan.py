@@ -1,0 +1,172 @@
+"""What `zo plan` says of a tiny model is what a run of it then does: bytes, forwards, ledger; and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from zerothorder import catalogue
+from zerothorder.cli.plan import plan_command
+from zerothorder.data import load_model
+from zerothorder.errors import UsageError
+from zerothorder.execution.swap import Swap
+from zerothorder.objectives.classification import Classification
+from zerothorder.objectives.language_model import LanguageModel
+from zerothorder.plan import Plan, PlanConfig, make_plan
+from zerothorder.plan.trace import trace, without_data
+from zerothorder.run import Run
+from zerothorder.space import ParameterSpace
+
+from .child import Row
+
+
+def plan(folder: Path, **fields: object) -> Plan:
+    defaults: dict[str, object] = {"batch_size": 3, "tokens": 12, "time": False}
+    return make_plan(PlanConfig(model=str(folder), **(defaults | fields)))  # type: ignore[arg-type]
+
+
+def steps(folder: Path, path: Path, config: PlanConfig, count: int) -> tuple[Run, Swap]:
+    """A run as planned, of `count` steps."""
+    model = load_model(folder, config.dtype).model
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not any(word in name for word in config.freeze))
+    recipe = catalogue.build(config.recipe, config.scheme, **config.recipe_settings())
+    objective = LanguageModel(0) if config.objective == "lm" else Classification(0)
+    swap = Swap()
+    run = Run(model, ParameterSpace.of(model), recipe, objective, swap, steps=config.steps, path=path)
+    ids = tuple(range(1, 1 + config.tokens))
+    row = Row((), (ids,)) if config.objective == "lm" else Row(ids, ((7,), (9,)))
+    for _ in range(count):
+        run.step([row] * config.batch_size)
+    run.ledger.sync()
+    return run, swap
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"dtype": "float32"},
+        {"dtype": "bfloat16", "law": "rademacher"},
+        {"dtype": "bfloat16", "optimizer": "adam", "freeze": ("embed",)},
+        {"dtype": "float32", "optimizer": "momentum", "draws": 3, "objective": "lm"},
+    ],
+    ids=lambda fields: "-".join(map(str, fields.values())),
+)
+def test_a_run_is_as_planned(llama_folder: Path, tmp_path: Path, fields: dict[str, object]):
+    found = plan(llama_folder, steps=5, **fields)
+    run, swap = steps(llama_folder, tmp_path / "ledger.zo", found.config, 5)
+    space, parts = run.space, found.memory.parts
+    assert found.searched == space.numel
+    assert found.sites == len(space)
+    assert parts["weights"] == sum(t.nbytes for t in (*run.model.parameters(), *run.model.buffers()))
+    assert parts["residual"] + parts["state"] == run.state.nbytes
+    (scratch,) = swap._scratch.values()
+    assert 0 <= scratch.nbytes - parts["scratch"] < 64 * scratch.itemsize * len(space)  # aligned
+    meter = run.around.meter
+    assert (found.forwards * 5, found.evaluations * 5) == (meter.examples, meter.calls)
+    # the language model reads all tokens but the last
+    assert 0 <= found.tokens * 5 - meter.tokens <= meter.examples
+    assert found.ledger_run == (tmp_path / "ledger.zo").stat().st_size
+    assert found.ledger_step == 24 + 4 * (1 + (found.config.draws or 1))
+
+
+def test_nothing_is_allocated_for_the_model(llama_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("zerothorder.data.load_model", lambda *a, **k: pytest.fail("a plan loads no weights"))
+    state = torch.get_rng_state()
+    plan(llama_folder)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_the_trace_counts_what_is_alive_at_once():
+    with without_data():
+        layer = torch.nn.Linear(100, 1000, bias=False)
+        x = torch.empty(10, 100)
+
+        def forward() -> torch.Tensor:
+            hidden = layer(x)  # 40,000 bytes
+            both = torch.cat((hidden, hidden))  # and 80,000
+            del hidden
+            return both.sum() + both.view(-1)[0]
+
+        found = trace(layer, forward)
+    assert 120_000 <= found.peak < 121_000
+    assert found.largest == 80_000
+
+
+def test_activations_grow_with_rows_and_shrink_with_micro_batches(llama_folder: Path):
+    small, large = (plan(llama_folder, batch_size=rows).memory.parts["activations"] for rows in (8, 64))
+    assert 6 < large / small < 9
+    assert plan(llama_folder, batch_size=64, micro_batch=8).memory.parts["activations"] == small
+
+
+def test_longer_candidates_take_rows_of_their_own(llama_folder: Path):
+    assert plan(llama_folder).forwards == 6
+    assert plan(llama_folder, answer_tokens=2, choices=4).forwards == 24
+
+
+@pytest.mark.parametrize("scheme", ["lora", "prefix"])
+def test_adapters_are_searched_alone(llama_folder: Path, scheme: str):
+    full, found = plan(llama_folder), plan(llama_folder, scheme=scheme, dtype="bfloat16")
+    assert found.searched < found.parameters
+    assert found.searched < full.searched
+    assert found.memory.parts["residual"] == 0  # adapter weights are float32
+
+
+def test_the_other_executor_holds_a_second_copy(llama_folder: Path):
+    found = plan(llama_folder, executor="copy")
+    assert found.memory.parts["scratch"] == found.memory.parts["weights"] - _buffers(llama_folder)
+
+
+def _buffers(folder: Path) -> int:
+    return sum(b.nbytes for b in load_model(folder).model.buffers())
+
+
+def test_time_is_a_sum_of_its_parts(llama_folder: Path):
+    clock = plan(llama_folder, time=True).clock
+    assert clock is not None
+    assert min(clock.forward, clock.perturbation, clock.update, clock.gflops) > 0
+    assert clock.step == pytest.approx(2 * clock.forward + 2 * clock.perturbation + clock.update)
+
+
+def test_warnings(llama_folder: Path):
+    assert plan(llama_folder).warnings == ()
+    assert not any("residual" in text for text in plan(llama_folder, dtype="bfloat16").warnings)
+    assert "bare rounding" in plan(llama_folder, dtype="bfloat16", precision="nearest").warnings[-1]
+    assert "bare stochastic" in plan(llama_folder, dtype="bfloat16", precision="stochastic").warnings[-1]
+    (lost,) = plan(llama_folder, dtype="bfloat16", eps=1e-7).warnings
+    assert "below the resolution of bfloat16" in lost
+
+
+def test_the_command_prints_a_table_or_json(llama_folder: Path, capsys: pytest.CaptureFixture[str]):
+    config = PlanConfig(model=str(llama_folder), batch_size=3, tokens=12, time=False, dtype="bfloat16")
+    plan_command(config)
+    shown = capsys.readouterr().out
+    assert "residual" in shown
+    assert "peak memory" in shown
+    plan_command(PlanConfig(**{**vars(config), "json": True}))
+    found = json.loads(capsys.readouterr().out)
+    assert found["peak"] == make_plan(config).memory.peak
+    assert found["ledger_bytes"]["step"] == 32
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"model": "smollm-135"}, "smollm2-135m"),
+        ({"recipe": "mesow"}, "unknown recipe"),
+        ({"batch_size": 0}, "--batch-size is 0; it must be 1 or more"),
+        ({"freeze": ("nothing",)}, "matches no parameter"),
+        ({"eps": 0.0}, "eps is 0"),
+        ({"head": 2, "objective": "lm"}, "--head is for classification"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(llama_folder: Path, fields: dict[str, object], sentence: str):
+    with pytest.raises(UsageError, match=sentence):
+        plan(**({"folder": fields.pop("model", llama_folder)} | fields))  # type: ignore[arg-type]
+
+
+def test_a_damaged_file_is_told(llama_folder: Path):
+    (llama_folder / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(UsageError, match=r"model\.safetensors is not a whole safetensors file"):
+        plan(llama_folder)
