@@ -11,9 +11,11 @@ from typing import Any
 if __package__ is None or __package__ == "":  # run as a script by `measure`
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import torch
 from benchmarks.common import Settings, forward, load, objective, rows
 
 from zerothorder.execution.swap import Swap
+from zerothorder.objectives.wrap import Closure
 from zerothorder.plan.memory import largest_module
 from zerothorder.recipes.mezo import MeZO
 from zerothorder.run import Run
@@ -50,13 +52,11 @@ def measure(settings: Settings, dtype: str, processes: int = 5) -> dict[str, Any
 
 def child(kind: str, dtype: str, model_name: str, threads: int) -> dict[str, int]:
     """The peak of a few evaluations or steps after loading."""
-    import torch
-
-    import zerothorder.grids.cpu
-    from zerothorder.grids import cpu  # both processes have the same imports
-
     torch.set_num_threads(threads)
-    assert cpu is zerothorder.grids.cpu
+    warm = ParameterSpace([ParameterSpace.site("warm", torch.nn.Parameter(torch.ones(2, dtype=getattr(torch, dtype))))])
+    closure = lambda: warm.sites[0].parameter.sum()  # noqa: E731
+    one = Run(torch.nn.Identity(), warm, MeZO(law="rademacher"), Closure(), Swap(), steps=1)
+    one.step(closure)  # the kernels are part of both processes
     settings = Settings(model=model_name, threads=threads)
     model = load(settings, dtype)
     batch, state = rows(ROWS, TOKENS), 0

@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 import transformers
 
+import zerothorder.grids.cpu
+import zerothorder.training
 from zerothorder.data import load_model
 from zerothorder.execution.copy import Copy
 from zerothorder.execution.swap import Swap
@@ -58,7 +60,7 @@ def main() -> None:
     torch.set_num_threads(1)
     source = find(name, 2 if kind == "head" else None, False)
     source.auto._model_mapping[type(source.config)]  # the architecture's module is an import too
-    assert transformers.AutoTokenizer
+    _ = transformers.AutoTokenizer, zerothorder.training.train, zerothorder.grids.cpu  # imported, as by a run
     base = status("VmRSS")
     loaded = load_model(
         name, dtype, objective="lm" if kind == "lm" else "classification", head=2 if kind == "head" else None

@@ -10,11 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zerothorder.estimate import Step
+from zerothorder.execution import Surroundings
 from zerothorder.execution.probe import write_probe
+from zerothorder.execution.swap import Swap
+from zerothorder.key import Key
 from zerothorder.ledger.entry import Entry
+from zerothorder.objectives.wrap import Closure
 from zerothorder.plan.trace import Operation, Shaped, Trace, arguments
 from zerothorder.point import Point
 from zerothorder.recipe import Recipe
@@ -23,12 +27,13 @@ from zerothorder.state import State
 
 _SAMPLE = 1 << 21
 """Synthetic weights that a pass is measured on."""
-_COLD = 1 << 26
-"""Bytes of weights in turn, so that a matrix is read from memory as in a model and not from the cache."""
+_COLD, _SMALL = 1 << 26, 1 << 16
+"""Bytes of arguments that take turns, and the size below which they do not have to."""
 _LARGEST = 1 << 28
 """Bytes of a tensor beyond which an operation is measured on a part and scaled."""
-_MODULE = 12e-6
-"""Seconds a module's hooks and call cost in Python, where its weights are exchanged."""
+_LAYERS = 24
+"""Layers of the tiny network that the cost of an exchange is measured on."""
+_VIEW = 1.5e-6
 _FREE = ("prim.", "aten.view", "aten._unsafe_view", "aten.t.", "aten.transpose", "aten.unsqueeze", "aten.expand")
 
 
@@ -47,21 +52,45 @@ class Clock:
 
     @property
     def step(self) -> float:
-        """points × forward + perturbed points × perturbation + update."""
+        """evaluations × forward + perturbed evaluations × perturbation + update."""
         return self.evaluations * self.forward + self.perturbed * self.perturbation + self.update
 
 
-def calibrate(work: Trace, space: ParameterSpace, recipe: Recipe, points: Sequence[Point], pieces: float) -> Clock:
+@dataclass(frozen=True)
+class Exchanged:
+    """What one evaluation perturbs: how many weights and tensors; a tied one counts in each module that runs with it."""
+
+    weights: int
+    tensors: int
+
+    @classmethod
+    def of(cls, model: nn.Module, space: ParameterSpace, executor: str) -> "Exchanged":
+        """`Swap` visits modules, `Copy` tensors."""
+        searched = {id(site.parameter): site.numel for site in space}
+        if executor != "swap":
+            return cls(space.numel, len(space))
+        met = [searched[id(p)] for m in model.modules() for p in m.parameters(recurse=False) if id(p) in searched]
+        return cls(sum(met), len(met))
+
+
+def calibrate(
+    work: Trace,
+    space: ParameterSpace,
+    exchanged: Exchanged,
+    recipe: Recipe,
+    points: Sequence[Point],
+    pieces: float,
+) -> Clock:
     """Measure. `pieces` is how many times the traced forward runs for one point (micro-batches)."""
     forward, gflops = _forward(work)
     probe_ns, update_ns = _passes(space, recipe, points)
-    modules = len(space) * _MODULE
+    exchange, update = _overheads(recipe, points)
     return Clock(
         evaluations=len(points),
         perturbed=sum(bool(point.terms) for point in points),
         forward=forward * pieces,
-        perturbation=pieces * (space.numel * probe_ns * 1e-9 + modules),
-        update=space.numel * update_ns * 1e-9 + modules,
+        perturbation=pieces * (exchanged.weights * probe_ns * 1e-9 + exchanged.tensors * exchange),
+        update=space.numel * update_ns * 1e-9 + len(space) * update,
         perturbation_ns=probe_ns,
         update_ns=update_ns,
         gflops=gflops,
@@ -73,10 +102,7 @@ def _forward(work: Trace) -> tuple[float, float]:
     total = products = flops = 0.0
     with torch.inference_mode():
         for operation, count in work.operations.items():
-            if str(operation.function).startswith(_FREE):
-                total += count * 1.5e-6
-                continue
-            seconds = _operation(operation)
+            seconds = _VIEW if str(operation.function).startswith(_FREE) else _operation(operation)
             total += count * seconds
             if (work_of := _flops(operation)) > 0:
                 products += count * seconds
@@ -97,11 +123,12 @@ def _operation(operation: Operation) -> float:
     size = max((_bytes(leaf) for leaf in operation.leaves if isinstance(leaf, Shaped)), default=0)
     if size > _LARGEST:
         return size / 1e10  # nothing a forward of ours does to so large a tensor is more than a copy or two
-    copies = max(1, min(8, _COLD // max(size, 1))) if _flops(operation) else 1
+    # in turns over so many bytes that they come from memory, as in a model, and not from the cache
+    copies = max(1, min(16, _COLD // max(size, 1))) if size > _SMALL else 1
     try:
         calls = [arguments(operation, _random) for _ in range(copies)]
         operation.function(*calls[0][0], **calls[0][1])
-        return _median([lambda c=c: operation.function(*c[0], **c[1]) for c in calls])
+        return _mean([lambda c=c: operation.function(*c[0], **c[1]) for c in calls])
     except (RuntimeError, IndexError, TypeError, NotImplementedError):
         return 2e-6  # needs values that random tensors do not have: index arithmetic, of no size
 
@@ -119,16 +146,13 @@ def _random(shaped: Shaped) -> Tensor:
     return storage.as_strided(shaped.shape, shaped.stride)
 
 
-def _median(calls: Sequence[Callable[[], object]], least: int = 5, budget: float = 0.15) -> float:
-    times: list[float] = []
-    began = time.perf_counter()
-    while len(times) < least or (time.perf_counter() - began < 0.01):
-        start = time.perf_counter()
-        calls[len(times) % len(calls)]()
-        times.append(time.perf_counter() - start)
-        if time.perf_counter() - began > budget and len(times) > 2:
-            break
-    return sorted(times)[len(times) // 2]
+def _mean(calls: Sequence[Callable[[], object]], least: int = 6, span: float = 0.03) -> float:
+    """Mean over at least so many calls and so many seconds: what slows a machine now and then slows a run too."""
+    began, count = time.perf_counter(), 0
+    while count < least or time.perf_counter() - began < span:
+        calls[count % len(calls)]()
+        count += 1
+    return (time.perf_counter() - began) / count
 
 
 def _passes(space: ParameterSpace, recipe: Recipe, points: Sequence[Point]) -> tuple[float, float]:
@@ -148,6 +172,26 @@ def _passes(space: ParameterSpace, recipe: Recipe, points: Sequence[Point]) -> t
     update.apply(entry, one, direction, state)  # compiles, and makes the State
     out = torch.empty_like(site.parameter)
     write_probe(out, site, terms, direction, state)
-    probe = _median([lambda: write_probe(out, site, terms, direction, state)], 7)
-    moved = _median([lambda: update.apply(entry, one, direction, state)], 7)
+    probe = _mean([lambda: write_probe(out, site, terms, direction, state)])
+    moved = _mean([lambda: update.apply(entry, one, direction, state)])
     return probe / size * 1e9, moved / size * 1e9
+
+
+def _overheads(recipe: Recipe, points: Sequence[Point]) -> tuple[float, float]:
+    """Seconds that one tensor costs whatever its size: exchanged for an evaluation, and updated."""
+    model = nn.Sequential(*(nn.Linear(2, 2, bias=False) for _ in range(_LAYERS))).requires_grad_(True)
+    space, direction, state = ParameterSpace.of(model), recipe.direction(bytes(16)), State()
+    point = next((point for point in points if point.terms), Point())
+    around, swap, key = Surroundings(model, space, direction, state), Swap(), Key("plan", 0)
+    objective, batch = Closure(), lambda: model(torch.ones(1, 2)).sum()
+
+    def evaluate(at: Point) -> None:
+        swap.evaluate([at], objective, {"main": batch}, key, around)
+
+    keys = dict.fromkeys(key for point in points for key, _ in point.terms if not isinstance(key, str))
+    entry = Entry(0, tuple((key, 0.0) for key in keys), {}, recipe.rates(0, 1))
+    update = recipe.update()
+    update.apply(entry, space, direction, state)
+    evaluate(point)
+    exchange = _mean([lambda: evaluate(point)]) - _mean([lambda: evaluate(Point())])
+    return max(exchange, 0.0) / _LAYERS, _mean([lambda: update.apply(entry, space, direction, state)]) / _LAYERS

@@ -15,7 +15,7 @@ from zerothorder.key import run_key
 from zerothorder.ledger.entry import CHAIN, PREFIX, Codec, Entry
 from zerothorder.ledger.header import Header, site_table
 from zerothorder.objectives.sequences import answer_nll, choice_logits
-from zerothorder.plan.clock import Clock, calibrate
+from zerothorder.plan.clock import Clock, Exchanged, calibrate
 from zerothorder.plan.config import PlanConfig
 from zerothorder.plan.memory import Memory, predict_memory
 from zerothorder.plan.source import find
@@ -89,8 +89,9 @@ def make_plan(config: PlanConfig) -> Plan:
         work = trace(model, forward_of(model, config))
         memory = predict_memory(model, space, recipe, config.executor, source, work)
         total = sum(p.numel() for p in model.parameters())
+        exchanged = Exchanged.of(model, space, config.executor)
     pieces = config.batch_size / config.rows
-    clock = calibrate(work, space, recipe, points, pieces) if config.time else None
+    clock = calibrate(work, space, exchanged, recipe, points, pieces) if config.time else None
     step, run = _ledger(recipe, space, config.steps)
     rows = len(points) * config.batch_size * rows_each(config)
     return Plan(
