@@ -25,8 +25,8 @@ from zerothorder.recipe import Recipe
 from zerothorder.space import ParameterSpace
 from zerothorder.state import State
 
-_SAMPLE = 1 << 21
-"""Synthetic weights that a pass is measured on."""
+_SAMPLE, _TENSORS = 1 << 21, 24
+"""Size and number of the synthetic tensors that a pass is measured on: together more than a cache holds."""
 _COLD, _SMALL = 1 << 26, 1 << 16
 """Bytes of arguments that take turns, and the size below which they do not have to."""
 _LARGEST = 1 << 28
@@ -160,21 +160,21 @@ def _passes(space: ParameterSpace, recipe: Recipe, points: Sequence[Point]) -> t
     sites = list(space)
     like = max(sites, key=lambda site: site.numel)
     size = min(_SAMPLE, max(space.numel, 1))
-    precision = like.grid.precision
-    weights = torch.rand(size).to(like.parameter.dtype)
-    site = ParameterSpace.site("plan.weight", torch.nn.Parameter(weights.view(1, -1), False), precision)
-    one = ParameterSpace([site])
+    count = max(1, min(_TENSORS, space.numel // size))
+    weights = torch.rand(size).to(like.parameter.dtype).view(1, -1)
+    copies = [nn.Parameter(weights.clone(), False) for _ in range(count)]
+    synthetic = [ParameterSpace.site(f"plan.{i}", copy, like.grid.precision) for i, copy in enumerate(copies)]
+    drawn = ParameterSpace(synthetic)
     direction, update, state = recipe.direction(bytes(16)), recipe.update(), State()
     step = Step(0, recipe.rates(0, 1), (), State())
     terms = next((point.terms for point in points if point.terms), ())
     keys = dict.fromkeys(key for point in points for key, _ in point.terms if not isinstance(key, str))
     entry = Entry(0, tuple((key, 1.0) for key in keys), {}, step.rates)
-    update.apply(entry, one, direction, state)  # compiles, and makes the State
-    out = torch.empty_like(site.parameter)
-    write_probe(out, site, terms, direction, state)
-    probe = _mean([lambda: write_probe(out, site, terms, direction, state)])
-    moved = _mean([lambda: update.apply(entry, one, direction, state)])
-    return probe / size * 1e9, moved / size * 1e9
+    update.apply(entry, drawn, direction, state)  # compiles, and makes the State
+    out = torch.empty_like(weights)
+    probe = _mean([lambda site=site: write_probe(out, site, terms, direction, state) for site in drawn], 2 * count)
+    moved = _mean([lambda: update.apply(entry, drawn, direction, state)])
+    return probe / size * 1e9, moved / (size * count) * 1e9
 
 
 def _overheads(recipe: Recipe, points: Sequence[Point]) -> tuple[float, float]:
