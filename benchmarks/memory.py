@@ -53,10 +53,12 @@ def measure(settings: Settings, dtype: str, processes: int = 5) -> dict[str, Any
 def child(kind: str, dtype: str, model_name: str, threads: int) -> dict[str, int]:
     """The peak of a few evaluations or steps after loading."""
     torch.set_num_threads(threads)
-    warm = ParameterSpace([ParameterSpace.site("warm", torch.nn.Parameter(torch.ones(2, dtype=getattr(torch, dtype))))])
+    warm = ParameterSpace(
+        [ParameterSpace.site("warm", torch.nn.Parameter(torch.ones(1 << 21, dtype=getattr(torch, dtype))))]
+    )
     closure = lambda: warm.sites[0].parameter.sum()  # noqa: E731
-    one = Run(torch.nn.Identity(), warm, MeZO(law="rademacher"), Closure(), Swap(), steps=1)
-    one.step(closure)  # the kernels are part of both processes
+    one = Run(torch.nn.Identity(), warm, MeZO(law="rademacher"), Closure(), Swap(), steps=2)
+    one.step(closure), one.step(closure)  # the kernels are part of both processes
     settings = Settings(model=model_name, threads=threads)
     model = load(settings, dtype)
     batch, state = rows(ROWS, TOKENS), 0

@@ -88,8 +88,8 @@ def _steps(results: list[dict[str, Any]]) -> str:
         "## A step ÷ two forwards\n\n"
         "A step is all of it: two evaluations at perturbed weights, ledger entry on disk, update, a row of metrics. "
         "The denominator is two evaluations of the same objective on the same rows in inference mode, without a cache, "
-        "with the faster of the attentions tried. The plain loop perturbs in place with `torch.randn`, as MeZO is usually "
-        "written.\n\n" + _table(head, rows)
+        "with the faster of the attentions tried. The plain loop perturbs in place with `torch.randn`, as MeZO is "
+        "usually written.\n\n" + _table(head, rows)
     )
 
 

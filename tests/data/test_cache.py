@@ -87,9 +87,7 @@ def test_a_member_that_is_not_there(wheel: Path):
 
 
 def test_pip_that_finds_nothing(wheel: Path, root: Path):
-    with pytest.raises(
-        UsageError, match=r"cannot download zo-toy==9.9 \(pip: No matching.*PIP_FIND_LINKS"
-    ) as caught:
+    with pytest.raises(UsageError, match=r"cannot download zo-toy==9.9 \(pip: No matching.*PIP_FIND_LINKS") as caught:
         fetch_wheel("zo-toy", "9.9", "0" * 64, ["toy/"])
     assert "\n" not in str(caught.value)
 

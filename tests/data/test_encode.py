@@ -41,9 +41,7 @@ def test_classification_reads_as_one_text(tokenizer: Any):
     chat=st.booleans(),
 )
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_nothing_is_longer_than_allowed_and_the_tail_stays(
-    tokenizer: Any, texts: list[str], room: int, chat: bool
-):
+def test_nothing_is_longer_than_allowed_and_the_tail_stays(tokenizer: Any, texts: list[str], room: int, chat: bool):
     rows = [{"text": "x" + text, "label": 0} for text in texts]
     room += 10 if chat else 0
     made = encode(rows, tokenizer, max_length=room, chat=chat, **TASK)
@@ -162,9 +160,7 @@ def test_rows_without_a_label(tokenizer: Any):
 
 
 def test_a_head_has_classes_and_no_words(tokenizer: Any):
-    made = encode(
-        ROWS, tokenizer, objective="classification", max_length=64, verbalizers="0=a,1=a b", head=True
-    )
+    made = encode(ROWS, tokenizer, objective="classification", max_length=64, verbalizers="0=a,1=a b", head=True)
     assert [(row.prompt, row.answers, row.label) for row in made.examples] == [
         (ids(tokenizer, ROWS[0]["text"]), (), 1),
         (ids(tokenizer, ROWS[1]["text"]), (), 0),
@@ -191,9 +187,7 @@ def test_lm_keeps_what_a_tokenizer_puts_first(tokenizer: Any):
 
     other = deepcopy(tokenizer)
     ends = [("<s>", 0), ("</s>", 1)]
-    other.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=ends
-    )
+    other.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
     example = encode(ROWS[:1], other, objective="lm", max_length=64).examples[0]
     assert example.prompt == (0,)
     assert example.answers == (ids(tokenizer, ROWS[0]["text"]),)
@@ -226,9 +220,7 @@ def test_metric_rows(tokenizer: Any):
     assert both.references == ("good", "great")
     assert both.answers == (ids(tokenizer, " good"),)
     assert metric(tokenizer, {"text": "a film", "label": "good"}).examples[0].references == ("good",)
-    chosen = metric(tokenizer, ROWS[0], template=TASK["template"], verbalizers=TASK["verbalizers"]).examples[
-        0
-    ]
+    chosen = metric(tokenizer, ROWS[0], template=TASK["template"], verbalizers=TASK["verbalizers"]).examples[0]
     assert (chosen.label, chosen.references, len(chosen.answers)) == (1, ("great",), 2)
     for row in ({"text": "a"}, {"text": "a", "references": []}, {"text": "a", "references": ["x", " "]}):
         with pytest.raises(UsageError, match=r"row 1 has (nothing|an empty answer) in column 'references'"):

@@ -300,9 +300,7 @@ def gguf_file(tmp_path: Path) -> Path:
     return folder / "tiny.Q4_1.gguf"
 
 
-def test_gguf_is_read_saved_and_converted_alike(
-    gguf_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-):
+def test_gguf_is_read_saved_and_converted_alike(gguf_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     direct = load_model(gguf_file.parent)
     assert capfd.readouterr() == ("", "")
     saved = load_model(save_model(direct.model, direct.tokenizer, tmp_path / "saved"))

@@ -98,9 +98,7 @@ def test_carving_keeps_equal_texts_together_and_feeds_every_split():
     assert {split: len(rows) for split, rows in parts.items()} == {"train": 48, "dev": 6, "test": 6}
     assert not texts(parts["train"]) & texts(parts["dev"])
     assert not texts(parts["dev"]) & texts(parts["test"])
-    counts = [
-        [len(carve(ROWS[:n], ["dev", "test"])[split]) for split in ("train", "dev", "test")] for n in range(5)
-    ]
+    counts = [[len(carve(ROWS[:n], ["dev", "test"])[split]) for split in ("train", "dev", "test")] for n in range(5)]
     assert counts == [[0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 1], [2, 1, 1]]
 
 
@@ -136,9 +134,7 @@ def test_malformed_json_is_named_by_row(tmp_path: Path):
     source = tmp_path / "a.jsonl"
     lines = ['{"text": "fine"}', "{broken", "", "[1, 2]", "3", '{"text": "fine too"}', '{"text": ', "null"]
     source.write_text("\n".join(lines))
-    refused(
-        source, "a.jsonl: 5 of 7 rows", "row 2 (not JSON", "row 4 (not a JSON object", "row 5", "and 2 more"
-    )
+    refused(source, "a.jsonl: 5 of 7 rows", "row 2 (not JSON", "row 4 (not a JSON object", "row 5", "and 2 more")
 
 
 def test_a_line_separator_inside_a_string_is_no_row_end(tmp_path: Path):
@@ -255,8 +251,7 @@ def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.e2e
 def test_rotten_tomatoes():
     parts = {
-        split: read_rows("rotten-tomatoes", split, required=["text", "label"])
-        for split in ("train", "dev", "test")
+        split: read_rows("rotten-tomatoes", split, required=["text", "label"]) for split in ("train", "dev", "test")
     }
     assert {split: len(rows) for split, rows in parts.items()} == {"train": 7030, "dev": 500, "test": 1000}
     assert sum(row["label"] for rows in parts.values() for row in rows) == 4265

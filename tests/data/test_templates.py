@@ -17,12 +17,8 @@ names = st.text(string.ascii_letters + string.digits + "_- ", min_size=1, max_si
 words = st.text(min_size=1, max_size=8).filter(lambda w: w.strip() == w and "," not in w and "=" not in w)
 
 
-@given(
-    st.lists(st.tuples(st.text(max_size=10), names), min_size=1, max_size=4), st.text(max_size=10), st.data()
-)
-def test_a_template_says_what_it_was_written_to_say(
-    parts: list[tuple[str, str]], tail: str, data: st.DataObject
-):
+@given(st.lists(st.tuples(st.text(max_size=10), names), min_size=1, max_size=4), st.text(max_size=10), st.data())
+def test_a_template_says_what_it_was_written_to_say(parts: list[tuple[str, str]], tail: str, data: st.DataObject):
     def escaped(text: str) -> str:
         return text.replace("{", "{{").replace("}", "}}")
 
@@ -59,9 +55,7 @@ def test_a_place_is_a_name_and_never_an_expression():
 def test_cells_name_the_row():
     template = parse_template("{text} {year}")
     assert template.cells({"text": "a", "year": 1999}, "row 1") == {"text": "a", "year": "1999"}
-    with pytest.raises(
-        UsageError, match=r"names column 'year', which f.csv row 3 does not have; did you mean 'yera'"
-    ):
+    with pytest.raises(UsageError, match=r"names column 'year', which f.csv row 3 does not have; did you mean 'yera'"):
         template.cells({"text": "a", "yera": 1}, "f.csv row 3")
     for value, kind in ((None, "nothing"), ([1], "a list")):
         with pytest.raises(UsageError, match=f"f.csv row 3 has {kind} in column 'year'"):
@@ -81,9 +75,7 @@ def test_verbalizers_in_every_spelling(given_: dict[str, str]):
 
 
 def test_verbalizers_as_people_write_them():
-    assert parse_verbalizers(" 0 = terrible , 1 = very good ") == Verbalizers(
-        ("0", "1"), ("terrible", "very good")
-    )
+    assert parse_verbalizers(" 0 = terrible , 1 = very good ") == Verbalizers(("0", "1"), ("terrible", "very good"))
     assert parse_verbalizers({0: "no", True: "yes"}) == Verbalizers(("0", "true"), ("no", "yes"))
     assert parse_verbalizers('{"a": "x, y", "b": "="}') == Verbalizers(("a", "b"), ("x, y", "="))
 

@@ -123,9 +123,7 @@ def test_durations(seconds: float | None, words: str) -> None:
     assert text.duration(seconds) == words
 
 
-@pytest.mark.parametrize(
-    ("count", "words"), [(12, "12 B"), (6.6e8, "660 MB"), (1.24e9, "1.24 GB"), (2e12, "2.00 TB")]
-)
+@pytest.mark.parametrize(("count", "words"), [(12, "12 B"), (6.6e8, "660 MB"), (1.24e9, "1.24 GB"), (2e12, "2.00 TB")])
 def test_sizes(count: float, words: str) -> None:
     assert text.size(count) == words
 

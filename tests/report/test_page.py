@@ -39,11 +39,7 @@ CONFIG = {
 
 def step(at: int, **more: Any) -> dict[str, Any]:
     row = {"kind": "step", "step": at, "loss": 0.7 - at / 100, "projected_gradient": (-1.0) ** at, "lr": 1e-6}
-    return (
-        row
-        | {"forwards": 32 * at, "tokens": 900 * at, "seconds": 0.5, "skipped": False, "memory": 1e9}
-        | more
-    )
+    return row | {"forwards": 32 * at, "tokens": 900 * at, "seconds": 0.5, "skipped": False, "memory": 1e9} | more
 
 
 def run(folder: Path, rows: list[Any], config: Any = CONFIG) -> Path:
@@ -56,9 +52,7 @@ def run(folder: Path, rows: list[Any], config: Any = CONFIG) -> Path:
 
 
 def full(folder: Path) -> Path:
-    rows: list[Any] = [
-        {"kind": "eval", "step": 0, "split": "zero-shot", "accuracy": 0.48, "auc": 0.72, "loss": 0.9}
-    ]
+    rows: list[Any] = [{"kind": "eval", "step": 0, "split": "zero-shot", "accuracy": 0.48, "auc": 0.72, "loss": 0.9}]
     for at in range(1, 41):
         rows.append(step(at))
         if at % 10 == 0:
@@ -256,9 +250,7 @@ def test_the_command_has_every_setting_that_is_not_the_default() -> None:
 def test_the_command_is_read_back_as_the_same_config() -> None:
     command = train_command(CONFIG)
     assert command is not None
-    config = tyro.cli(
-        tyro.conf.configure(tyro.conf.OmitArgPrefixes)(TrainConfig), args=shlex.split(command)[2:]
-    )
+    config = tyro.cli(tyro.conf.configure(tyro.conf.OmitArgPrefixes)(TrainConfig), args=shlex.split(command)[2:])
     saved = json.loads(config.to_json())
     assert {name: saved[name] for name in CONFIG if name != "overwrite"} == {
         name: value for name, value in CONFIG.items() if name != "overwrite"
@@ -293,9 +285,7 @@ def test_no_such_folder_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
-def test_a_missing_package_is_named_with_the_fix(
-    tmp_path: Path, package: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_package_is_named_with_the_fix(tmp_path: Path, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, package, None)
     with pytest.raises(UsageError, match=rf"{package}.*pip install 'zerothorder\[report\]'"):
         write_report(full(tmp_path / "demo"))

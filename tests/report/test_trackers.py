@@ -53,9 +53,7 @@ def test_tensorboard_holds_the_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
-def test_sessions_get_one_row_a_step_in_order(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sessions_get_one_row_a_step_in_order(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake()
     monkeypatch.setitem(sys.modules, name, fake)
     (tracker,) = open_trackers([name], tmp_path / "demo", {"recipe": {"name": "mezo"}})
@@ -90,8 +88,6 @@ def test_a_missing_package_is_named_and_the_others_are_closed(
 
 
 def test_no_tracker_and_a_repeated_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        sys.modules, "trackio", SimpleNamespace(init=Fake().init, log=None, finish=lambda: None)
-    )
+    monkeypatch.setitem(sys.modules, "trackio", SimpleNamespace(init=Fake().init, log=None, finish=lambda: None))
     assert open_trackers([], tmp_path, {}) == []
     assert len(open_trackers(["trackio", "trackio"], tmp_path, {})) == 1

@@ -58,7 +58,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Exchanged:
-    """What one evaluation perturbs: how many weights and tensors; a tied one counts in each module that runs with it."""
+    """What one evaluation perturbs: weights and tensors; a tied one counts in each module that runs with it."""
 
     weights: int
     tensors: int
