@@ -25,7 +25,7 @@ from zerothorder.random.philox import MULTIPLIERS, WEYL
 TILE = 4096
 _M0, _M1 = (np.uint64(m) for m in MULTIPLIERS)
 _W0, _W1 = (np.uint32(w) for w in WEYL)
-_SHIFTS = np.arange(32).astype(np.uint32)
+SHIFTS = np.arange(32).astype(np.uint32)
 
 
 @njit
@@ -71,12 +71,30 @@ def add_draw(x: Any, bits: int, table: Any, tile: int, k0: Any, k1: Any, c: Any)
             word = words[b]
             for j in range(32):
                 i = uint64(32 * b + j)
-                x[i] += c if (word >> _SHIFTS[j]) & uint32(1) == uint32(0) else minus
+                x[i] += c if (word >> SHIFTS[j]) & uint32(1) == uint32(0) else minus
     else:
         for b in range(words.size):
             word, at = words[b], uint64(2 * b)
             x[at] += c * table[uint64(word & uint32(0xFFFF))]
             x[at + uint64(1)] += c * table[uint64(word >> uint32(16))]
+
+
+@njit
+def put_draw(out: Any, source: Any, bits: int, table: Any, tile: int, k0: Any, k1: Any, c: Any) -> None:
+    """out (TILE,) = source + c·z of a tile, in one go over both: memory is read and written while it is computed."""
+    words = stream(bits, tile, k0, k1)
+    if bits == 1:
+        minus = -c
+        for b in range(words.size):
+            word = words[b]
+            for j in range(32):
+                i = uint64(32 * b + j)
+                out[i] = source[i] + (c if (word >> SHIFTS[j]) & uint32(1) == uint32(0) else minus)
+    else:
+        for b in range(words.size):
+            word, at = words[b], uint64(2 * b)
+            out[at] = source[at] + c * table[uint64(word & uint32(0xFFFF))]
+            out[at + uint64(1)] = source[at + uint64(1)] + c * table[uint64(word >> uint32(16))]
 
 
 @njit
@@ -91,11 +109,11 @@ def span(tile: int, start: int, size: int) -> Any:
 def _shift(out: Any, source: Any, same: bool, bits: int, table: Any, k0: Any, k1: Any, c: Any, start: int) -> None:
     for t in prange(start // TILE, (start + out.size + TILE - 1) // TILE):
         skip, at, count = span(t, start, out.size)
-        if count == TILE:
-            if not same:
-                for i in range(TILE):
-                    out[at + uint64(i)] = source[at + uint64(i)]
+        if count == TILE and same:
             add_draw(out[at : at + uint64(TILE)], bits, table, t, k0, k1, c)
+        elif count == TILE:
+            end = at + uint64(TILE)
+            put_draw(out[at:end], source[at:end], bits, table, t, k0, k1, c)
         else:
             x = np.empty(TILE, out.dtype)
             for i in range(count):
