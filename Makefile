@@ -8,8 +8,8 @@
 
 # Chosen on dev; what was tried stands in docs/log.md.
 SEARCH          ?= --freeze embed --law rademacher --schedule linear --eps 2e-3 --dtype bfloat16 --batch-size 16
-DEMO_FLAGS      ?= $(SEARCH) --steps 200 --lr 5e-5 --seed 0 --eval-every 50
-DEMO_LONG_FLAGS ?= $(SEARCH) --steps 1500 --lr 2.5e-5 --seed 0 --eval-every 250 --snapshot-every 250
+DEMO_FLAGS      ?= $(SEARCH) --steps 300 --lr 4e-5 --seed 0 --eval-every 100
+DEMO_LONG_FLAGS ?= $(SEARCH) --steps 3000 --lr 2.5e-5 --seed 0 --eval-every 250 --snapshot-every 250
 
 PYTHON     ?= python3
 VENV       ?= .venv
@@ -46,9 +46,8 @@ setup: $(READY)  ## .venv with the package (editable), a torch and all the tools
 demo: $(READY)  ## set up and fine-tune a real language model: at most 10 minutes on two cores
 	$(VENV)/bin/zo train $(DEMO_FLAGS) --output runs/demo --overwrite
 
-demo-long: $(READY)  ## go on with the committed long run: about 40 minutes on two idle cores, resumable
-	@mkdir -p runs && { test -d runs/demo-long || cp -r experiments/demo-long runs/demo-long; }
-	$(VENV)/bin/zo train $(DEMO_LONG_FLAGS) --output runs/demo-long --resume
+demo-long: $(READY)  ## ten times the steps of the demo; goes on where it was stopped
+	$(VENV)/bin/zo train $(DEMO_LONG_FLAGS) --output runs/demo-long $(if $(wildcard runs/demo-long),--resume)
 
 test: $(READY)  ## every test, real models included, then the fast ones against the built wheel
 	$(PYTEST) -n $(WORKERS)

@@ -9,40 +9,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import zerothorder
 from zerothorder import catalogue, environment, folder
 from zerothorder.config import TrainConfig
 from zerothorder.data import BatchStream, save_model
 from zerothorder.errors import UsageError
-from zerothorder.estimate import Step
 from zerothorder.evaluation import CALIBRATION_ROWS, evaluate
-from zerothorder.execution.check import check_sites
-from zerothorder.execution.copy import Copy
-from zerothorder.execution.resolution import lost_share
 from zerothorder.execution.swap import Swap
-from zerothorder.integrations.peft import start_of
 from zerothorder.journal import Journal, read_journal
 from zerothorder.key import run_key
-from zerothorder.ledger.attachments import Attachments
 from zerothorder.ledger.entry import Entry
-from zerothorder.ledger.header import check_base, fingerprint
+from zerothorder.ledger.header import fingerprint
 from zerothorder.ledger.reader import Contents, read
-from zerothorder.ledger.snapshot import load_snapshot, save_snapshot
-from zerothorder.ledger.writer import Ledger
-from zerothorder.movement import Movement
-from zerothorder.recipe import Recipe
-from zerothorder.replay import START, apply_entries, load_attached
+from zerothorder.ledger.snapshot import save_snapshot
+from zerothorder.opening import open_run
+from zerothorder.preflight import check_executor, check_resolution
 from zerothorder.report import Tracker, check_trackers, open_trackers, write_report
 from zerothorder.reporter import Reporter
 from zerothorder.run import Run, uninterrupted
-from zerothorder.space import ParameterSpace
 from zerothorder.state import State
 from zerothorder.task import Task, load_task, space_of
 
 _SKIPS_ALLOWED = 20
-_LOST_TOLD, _LOST_REFUSED = 0.01, 0.5
 
 
 @dataclass
@@ -79,11 +66,11 @@ class Training:
         space = space_of(config, self.task.model)
         recipe = catalogue.build(config.recipe, config.scheme, **config.recipe_settings())
         if contents is None and not hasattr(recipe, "setup"):
-            self._check_resolution(recipe, space, State())
+            check_resolution(recipe, space, State(), config, self.report.note)
         if not config.resume:
             folder.create(config)
         try:
-            self._start(space, recipe, contents)
+            self.run, self._movement = open_run(config, self.task, space, recipe, contents, self.report)
             self._journal = Journal(config.output / "metrics.jsonl", self.run.index if config.resume else None)
             self._trackers = open_trackers(config.report_to, config.output, dataclasses.asdict(config))
             self._prepare(examples, stream, before)
@@ -106,52 +93,6 @@ class Training:
                     f"{count} of {len(self.task.splits[split])} {split} texts were too long and lost their beginning"
                 )
 
-    def _start(self, space: ParameterSpace, recipe: Recipe, contents: Contents | None) -> None:
-        config, state, ledger = self.config, State(), None
-        path = config.output / "ledger.zo"
-        self._movement = Movement(space, self.task.source)
-        if contents is not None:
-            load_attached(contents, Attachments(path.parent / "attachments"), space, state, str(path))
-            check_base(contents.header, self.task.model, space, str(path))
-            ledger = Ledger.resume(path)
-            self._movement = Movement(space, self.task.source)
-            done = load_snapshot(config.output / "snapshots", contents.chains, space, state)
-            todo = contents.entries[done:]
-            apply_entries(
-                todo, contents, space, state, ledger.attachments, str(path),
-                lambda entry: self.report.progress("replaying", entry.step + 1 - done, len(todo)),
-            )  # fmt: skip
-        self.run = Run(
-            self.task.model,
-            space,
-            recipe,
-            self.task.objective,
-            {"swap": Swap, "copy": Copy}[config.executor](),
-            seed=config.seed,
-            steps=config.steps,
-            path=path,
-            ledger=ledger,
-            state=state,
-            origin={
-                "zerothorder": zerothorder.__version__,
-                "torch": torch.__version__,
-                "model": config.model,
-                "scheme": config.scheme,
-                "dtype": config.dtype,
-                "objective": config.objective,
-            },
-            data={
-                "source": config.data,
-                "batch_size": config.batch_size,
-                "group_by_length": config.group_by_length,
-            },
-        )
-        start = start_of(config.scheme, space)
-        if start and START not in self.run.ledger.attached:
-            self.run.attach(START, start)
-        if contents is not None:
-            self.report.note(f"resumed at step {self.run.index}")
-
     def _prepare(self, examples: Any, stream: BatchStream, before: Mapping[str, Any]) -> None:
         """Everything between the ledger and the first step of this process."""
         config, run = self.config, self.run
@@ -159,46 +100,19 @@ class Training:
         if before:
             environment.compare(before, now, self.report.note)
         if run.index == 0 and hasattr(run.recipe, "setup"):
-            self._check_resolution(run.recipe, run.space, run.state)
+            check_resolution(run.recipe, run.space, run.state, config, self.report.note)
         if (last := self._journal.last) is not None:
             run.around.meter.examples, run.around.meter.tokens = last["forwards"], last["tokens"]
         for entry in run.ledger.past[self._journal.next_step :]:
             self._write(_row(entry))  # written and applied, but killed before its row
         owners = before.get("owners")
         if owners is None:
-            owners = self._check(examples, stream)
+            batch = [examples[i] for i in stream.indices(run.index)[:4]]
+            owners = check_executor(run, batch, config.check, self.report)
         elif isinstance(run.executor, Swap):
             run.executor = Swap(owners)
         if not before:
             environment.save(config.output, now | {"owners": owners})
-
-    def _check(self, examples: Any, stream: BatchStream) -> dict[str, str]:
-        """Compare Swap with Copy; returns the owners it must know."""
-        run, mode = self.run, self.config.check
-        if mode == "off" or not isinstance(run.executor, Swap):
-            return {}
-        batch = [examples[i] for i in stream.indices(run.index)[:4]]
-        found = check_sites(
-            run.around, run.objective, batch, mode=mode,
-            progress=lambda done, total: self.report.progress("checking", done, total),
-        )  # fmt: skip
-        for sentence in found.sentences():
-            self.report.note(sentence)
-        run.executor = Swap(found.owners)
-        return dict(found.owners)
-
-    def _check_resolution(self, recipe: Recipe, space: ParameterSpace, state: State) -> None:
-        """UsageError where the storage dtype swallows most of the perturbation."""
-        first = next(recipe.estimator()(Step(0, recipe.rates(0, self.config.steps), (), state)))
-        terms = next((point.terms for point in first if point.terms), ())
-        if not terms:
-            return
-        lost = lost_share(space, recipe.direction(run_key(self.config.seed)), state, terms)
-        what = f"{lost:.0%} of the weights do not feel the perturbation, which is below the resolution of their dtype"
-        if lost > _LOST_REFUSED:
-            raise UsageError(f"{what}; raise --eps, or use --dtype float32")
-        if lost > _LOST_TOLD:
-            self.report.note(f"{what}; a larger --eps or --dtype float32 would reach them")
 
     def _guarded(self, examples: Any, stream: BatchStream) -> dict[str, float]:
         """The loop and what follows; whatever ends it, the folder is left in order."""

@@ -24,7 +24,10 @@ def seeded(key: Key, run_key: bytes, model: nn.Module) -> Generator[None]:
     python, legacy = python_random.getstate(), np.random.get_state()
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices):  # type: ignore[reportUnknownMemberType]
-        torch.manual_seed(seed >> 1)  # type: ignore[reportUnknownMemberType]
+        # torch.manual_seed would record a stack trace at every call: a millisecond a point
+        torch.default_generator.manual_seed(seed >> 1)
+        for index in devices:
+            torch.cuda.default_generators[index].manual_seed(seed >> 1)
         python_random.seed(seed)
         np.random.seed(seed & 0xFFFFFFFF)
         try:

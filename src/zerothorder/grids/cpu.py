@@ -21,20 +21,18 @@ from zerothorder.random.cpu import SHIFTS, TILE, add_draw, follow_threads, law_o
 _NO_RESIDUAL = np.empty(0, np.int8)
 
 
-@intrinsic
-def _float(typing: Any, bits: Any) -> Any:
-    """The float32 of these bits, in a register: a view of an array would go through memory."""
-    return types.float32(types.uint32), lambda context, builder, signature, args: builder.bitcast(
-        args[0], context.get_value_type(types.float32)
-    )
+def _reinterpret(given: Any, wanted: Any) -> Any:
+    """A register read as another type of its width: a view of an array would go through memory."""
+
+    def cast(typing: Any, value: Any) -> Any:
+        return wanted(given), lambda context, builder, signature, args: builder.bitcast(
+            args[0], context.get_value_type(wanted)
+        )
+
+    return intrinsic(cast)
 
 
-@intrinsic
-def _bits(typing: Any, value: Any) -> Any:
-    """The bits of a float32, in a register."""
-    return types.uint32(types.float32), lambda context, builder, signature, args: builder.bitcast(
-        args[0], context.get_value_type(types.uint32)
-    )
+_bits, _float = _reinterpret(types.float32, types.uint32), _reinterpret(types.uint32, types.float32)
 
 
 @njit

@@ -1,0 +1,80 @@
+"""The run of a folder: a new one, or the one its ledger tells of."""
+
+from importlib.metadata import version
+
+import torch
+
+from zerothorder.config import TrainConfig
+from zerothorder.execution.copy import Copy
+from zerothorder.execution.swap import Swap
+from zerothorder.integrations.peft import start_of
+from zerothorder.ledger.attachments import Attachments
+from zerothorder.ledger.header import check_base
+from zerothorder.ledger.reader import Contents
+from zerothorder.ledger.snapshot import load_snapshot
+from zerothorder.ledger.writer import Ledger
+from zerothorder.movement import Movement
+from zerothorder.recipe import Recipe
+from zerothorder.replay import START, apply_entries, load_attached
+from zerothorder.reporter import Reporter
+from zerothorder.run import Run
+from zerothorder.space import ParameterSpace
+from zerothorder.state import State
+from zerothorder.task import Task
+
+
+def open_run(
+    config: TrainConfig,
+    task: Task,
+    space: ParameterSpace,
+    recipe: Recipe,
+    contents: Contents | None,
+    report: Reporter,
+) -> tuple[Run, Movement]:
+    """A new run, or with the `contents` of its ledger the run where it stopped: snapshot, then replay. With what
+    compares its weights with those of step 0."""
+    state, ledger = State(), None
+    path = config.output / "ledger.zo"
+    movement = Movement(space, task.source)
+    if contents is not None:
+        load_attached(contents, Attachments(path.parent / "attachments"), space, state, str(path))
+        check_base(contents.header, task.model, space, str(path))
+        ledger = Ledger.resume(path)
+        movement = Movement(space, task.source)  # from where the ledger starts
+        done = load_snapshot(config.output / "snapshots", contents.chains, space, state)
+        todo = contents.entries[done:]
+        apply_entries(
+            todo, contents, space, state, ledger.attachments, str(path),
+            lambda entry: report.progress("replaying", entry.step + 1 - done, len(todo)),
+        )  # fmt: skip
+    run = Run(
+        task.model,
+        space,
+        recipe,
+        task.objective,
+        {"swap": Swap, "copy": Copy}[config.executor](),
+        seed=config.seed,
+        steps=config.steps,
+        path=path,
+        ledger=ledger,
+        state=state,
+        origin={
+            "zerothorder": version("zerothorder"),
+            "torch": torch.__version__,
+            "model": config.model,
+            "scheme": config.scheme,
+            "dtype": config.dtype,
+            "objective": config.objective,
+        },
+        data={
+            "source": config.data,
+            "batch_size": config.batch_size,
+            "group_by_length": config.group_by_length,
+        },
+    )
+    start = start_of(config.scheme, space)
+    if start and START not in run.ledger.attached:
+        run.attach(START, start)
+    if contents is not None:
+        report.note(f"resumed at step {run.index}")
+    return run, movement

@@ -1,0 +1,49 @@
+"""Before the first step: does every weight feel its perturbation, and does the executor give what `Copy` gives?"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from zerothorder.config import TrainConfig
+from zerothorder.errors import UsageError
+from zerothorder.estimate import Step
+from zerothorder.execution.check import check_sites
+from zerothorder.execution.resolution import lost_share
+from zerothorder.execution.swap import Swap
+from zerothorder.key import run_key
+from zerothorder.recipe import Recipe
+from zerothorder.reporter import Reporter
+from zerothorder.run import Run
+from zerothorder.space import ParameterSpace
+from zerothorder.state import State
+
+_LOST_TOLD, _LOST_REFUSED = 0.01, 0.5
+
+
+def check_resolution(
+    recipe: Recipe, space: ParameterSpace, state: State, config: TrainConfig, note: Callable[[str], None]
+) -> None:
+    """UsageError where the storage dtype swallows most of the perturbation; a note where it swallows some."""
+    first = next(recipe.estimator()(Step(0, recipe.rates(0, config.steps), (), state)))
+    terms = next((point.terms for point in first if point.terms), ())
+    if not terms:
+        return
+    lost = lost_share(space, recipe.direction(run_key(config.seed)), state, terms)
+    what = f"{lost:.0%} of the weights do not feel the perturbation, which is below the resolution of their dtype"
+    if lost > _LOST_REFUSED:
+        raise UsageError(f"{what}; raise --eps, or use --dtype float32")
+    if lost > _LOST_TOLD:
+        note(f"{what}; a larger --eps or --dtype float32 would reach them")
+
+
+def check_executor(run: Run, batch: Any, mode: Literal["sites", "joint", "off"], report: Reporter) -> dict[str, str]:
+    """Compare `Swap` with `Copy` on a few rows; tells what it found, and returns the owners `Swap` now knows."""
+    if mode == "off" or not isinstance(run.executor, Swap):
+        return {}
+    found = check_sites(
+        run.around, run.objective, batch, mode=mode,
+        progress=lambda done, total: report.progress("checking", done, total),
+    )  # fmt: skip
+    for sentence in found.sentences():
+        report.note(sentence)
+    run.executor = Swap(found.owners)
+    return dict(found.owners)
