@@ -147,6 +147,36 @@ def test_show_sums_a_ledger_up(train: Zo, zo: Zo, tmp_path: Path):
     assert "cannot read the ledger" in said.err
 
 
+def test_replay_of_a_cut_ledger_says_what_is_left_out(train: Zo, zo: Zo, llama_folder: Path, tmp_path: Path):
+    assert train().code == 0
+    path = tmp_path / "run/ledger.zo"
+    whole = path.read_bytes()
+    for cut, words in (
+        (END, "its 8 complete"),
+        (END + 5, f"its last entry is cut ({STEP - 5} bytes), so the 7 complete"),
+    ):
+        path.write_bytes(whole[:-cut])
+        said = zo("replay", llama_folder, path, "-o", tmp_path / str(cut))
+        assert said.code == 0, said.err
+        assert f"{words} steps are replayed" in said.err
+
+
+def test_bytes_a_step_are_an_entrys_and_the_header_stands_apart(train: Zo, zo: Zo, tmp_path: Path):
+    from zerothorder.ledger.reader import read
+    from zerothorder.report.origin import read_origin
+
+    assert train().code == 0
+    path = tmp_path / "run/ledger.zo"
+    header = len(read(path).header.encode())
+    found = zo("ledger", "show", path, "--json").rows[0]
+    origin, _ = read_origin(path)
+    planned = 24 + 4 * 2  # as `zo plan` has it (tests/plan): prefix and chain, a loss and one scalar
+    assert (found["bytes a step"], found["header bytes"]) == (planned, header)
+    assert (origin.step_bytes, origin.header_bytes) == (planned, header)
+    shown = zo("ledger", "show", path).out
+    assert [line.split()[-1] for line in shown.splitlines() if line.startswith("bytes a step")] == ["32"]
+
+
 def test_diff_names_headers_and_the_first_step(train: Zo, zo: Zo, tmp_path: Path):
     a, b = tmp_path / "run/ledger.zo", tmp_path / "b/ledger.zo"
     assert train().code == 0
@@ -174,9 +204,10 @@ def test_eval_measures_what_training_measured(train: Zo, zo: Zo, llama_folder: P
         assert said.code == 0, said.err
         found = said.rows[-1]
         assert {name: found[name] for name in measures[split]} == measures[split]
-        assert set(measures[split]) == {"accuracy", "calibrated_accuracy", "auc", "loss"}
+        assert set(measures[split]) - {"rows"} == {"accuracy", "calibrated_accuracy", "auc", "loss"}
     shown = zo("eval", tmp_path / "run/model", "--data", data_file, *TASK).out
     assert "calibrated accuracy" in shown
+    assert not [line for line in shown.splitlines() if line.startswith("rows")]  # they stand in the heading
     said = zo("eval", tmp_path / "run", "--data", data_file, *TASK)
     assert said.code == 2
     assert "is the folder of a run, not of a model; evaluate" in said.err

@@ -148,6 +148,8 @@ def test_the_command_prints_a_table_or_json(llama_folder: Path, capsys: pytest.C
     found = json.loads(capsys.readouterr().out)
     assert found["peak"] == make_plan(config).memory.peak
     assert found["ledger_bytes"]["step"] == 32
+    assert f"32 bytes a step, header {found['ledger_bytes']['header'] / 1024:.0f} KiB" in " ".join(shown.split())
+    assert found["ledger_bytes"]["run"] == found["ledger_bytes"]["header"] + 32 * 1000 + 16  # the first with its rates
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_a_full_run_shows_its_pictures_scores_settings_and_replay(tmp_path: Path
     assert f"zo replay smollm2 {tmp_path}/demo/ledger.zo -o replayed" in page
     assert "zo ledger verify smollm2" in page
     assert "forwards (examples)" in page
-    for words in ("bytes a step", "gaussian", "f" * 64, "b" * 64, "made with torch"):
+    for words in ("32 bytes a step, header ", "gaussian", "f" * 64, "b" * 64, "made with torch"):
         assert words in page, words
 
 

@@ -38,11 +38,12 @@ def main(words: Sequence[str]) -> int:
             progress=lambda done, total: report.progress("evaluating", done, total),
         )  # fmt: skip
         rows = min(config.rows or 1 << 62, len(task.splits[config.split]))
+        measures = {name: value for name, value in found.items() if name != "rows"}
         report.result(
-            {"model": config.model, "data": config.data, "split": config.split, "rows": rows, **found},
+            {"model": config.model, "data": config.data, "split": config.split, "rows": rows, **measures},
             table(
                 (f"{config.split} of {config.data}, {rows} rows", config.model),
-                [(label(name), None if value != value else f"{value:.4f}") for name, value in found.items()],
+                [(label(name), None if value != value else f"{value:.4f}") for name, value in measures.items()],
             ),
         )
     return 0

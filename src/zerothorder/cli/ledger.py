@@ -64,6 +64,8 @@ def show(words: Sequence[str]) -> int:
 
 def summary(contents: "Contents", nbytes: int) -> dict[str, Any]:
     """A ledger's header and counts as plain values."""
+    from zerothorder.report.origin import bytes_a_step
+
     header, entries = contents.header, contents.entries
     weights = sum(_numel(row[1]) for row in header.sites)
     state = "complete" if contents.final else "no end record: stopped or running"
@@ -72,7 +74,8 @@ def summary(contents: "Contents", nbytes: int) -> dict[str, Any]:
         "steps": len(entries),
         "skipped": sum(entry.skipped for entry in entries),
         "bytes": nbytes,
-        "bytes a step": round((nbytes - len(header.encode())) / len(entries), 1) if entries else None,
+        "header bytes": len(header.encode()),
+        "bytes a step": bytes_a_step(contents),
         "sites": len(header.sites),
         "weights": weights,
         "dtypes": ", ".join(dict.fromkeys(row[2] for row in header.sites)),

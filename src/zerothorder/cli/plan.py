@@ -48,7 +48,8 @@ def table_of(plan: Plan) -> Table:
         table.add_row("one update", f"{clock.update:.3f} s, {clock.update_ns:.2f} ns a weight")
         table.add_row("[bold]one step[/]", f"[bold]{clock.step:.3f} s[/]")
         table.add_row(f"{config.steps:,} steps", _duration(clock.step * config.steps), end_section=True)
-    table.add_row("ledger", f"{plan.ledger_step} bytes a step, {_bytes(plan.ledger_run)} in all")
+    table.add_row("ledger", f"{plan.ledger_step} bytes a step, header {_bytes(plan.ledger_header)}")
+    table.add_row(f"ledger of {config.steps:,} steps", _bytes(plan.ledger_run))
     return table
 
 

@@ -58,7 +58,9 @@ def main(words: Sequence[str]) -> int:
         if why:
             report.note(why)
         if until is None and contents.final is None:
-            report.note(f"{asked.ledger} has no end record: the run was stopped or is running; all of it is replayed")
+            report.note(
+                f"{asked.ledger} has no end record: the run was stopped or is running; {_what_there_is(contents)}"
+            )
         report.progress("loading the model", 0, 1)
         base = load_base(asked.base, contents, asked.dtype, asked.device, asked.trust_remote_code)
         report.progress("loading the model", 1, 1)
@@ -73,6 +75,11 @@ def main(words: Sequence[str]) -> int:
             *(f"{digest}  {asked.output / name}" for name, digest in files.items()),
         )
     return 0
+
+
+def _what_there_is(contents: "Contents") -> str:
+    steps = f"{len(contents.entries)} complete steps are replayed"
+    return f"its last entry is cut ({contents.torn} bytes), so the {steps}" if contents.torn else f"its {steps}"
 
 
 def _until(asked: str | None, ledger: Path, contents: "Contents") -> tuple[int | None, str]:

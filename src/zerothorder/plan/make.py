@@ -43,6 +43,7 @@ class Plan:
     tokens: int
     clock: Clock | None
     ledger_step: int
+    ledger_header: int
     ledger_run: int
     warnings: tuple[str, ...]
 
@@ -66,7 +67,7 @@ class Plan:
             "tokens": self.tokens,
             "seconds": clock,
             "run_seconds": None if self.clock is None else self.clock.step * self.config.steps,
-            "ledger_bytes": {"step": self.ledger_step, "run": self.ledger_run},
+            "ledger_bytes": {"header": self.ledger_header, "step": self.ledger_step, "run": self.ledger_run},
             "warnings": list(self.warnings),
         }
 
@@ -92,7 +93,7 @@ def make_plan(config: PlanConfig) -> Plan:
         exchanged = Exchanged.of(model, space, config.executor)
     pieces = config.batch_size / config.rows
     clock = calibrate(work, space, exchanged, recipe, points, pieces) if config.time else None
-    step, run = _ledger(recipe, space, config.steps)
+    step, header, run = _ledger(recipe, space, config.steps)
     rows = len(points) * config.batch_size * rows_each(config)
     return Plan(
         config=config,
@@ -105,6 +106,7 @@ def make_plan(config: PlanConfig) -> Plan:
         tokens=rows * config.tokens,
         clock=clock,
         ledger_step=step,
+        ledger_header=header,
         ledger_run=run,
         warnings=warnings_of(config, recipe, space, source, points),
     )
@@ -139,8 +141,11 @@ def _points(recipe: Recipe, steps: int) -> list[Point]:
     return next(generator)
 
 
-def _ledger(recipe: Recipe, space: ParameterSpace, steps: int) -> tuple[int, int]:
-    """Bytes of a step and of the run: the format's own, for one term a draw; a schedule writes its rate each step."""
+def _ledger(recipe: Recipe, space: ParameterSpace, steps: int) -> tuple[int, int, int]:
+    """Bytes of a step, of the header, and of the run.
+
+    The format's own, for one term a draw; a schedule writes its rate each step.
+    """
     codec = Codec(recipe.columns, GROUPS, recipe.tags)
     draws = getattr(recipe, "draws", 1)
     sizes: list[int] = []
@@ -153,4 +158,5 @@ def _ledger(recipe: Recipe, space: ParameterSpace, steps: int) -> tuple[int, int
         "0" * 64, site_table(space), recipe.name, settings(recipe), run_key(0).hex(), random.VERSION,
         next(iter(space)).grid.precision, recipe.columns, GROUPS, recipe.tags,
     )  # fmt: skip
-    return sizes[-1], len(header.encode()) + sizes[0] + sizes[-1] * (steps - 1)
+    first = len(header.encode())
+    return sizes[-1], first, first + sizes[0] + sizes[-1] * (steps - 1)

@@ -3,13 +3,17 @@
 import dataclasses
 import json
 import shlex
+import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zerothorder.errors import UsageError
 from zerothorder.report import text
+
+if TYPE_CHECKING:
+    from zerothorder.ledger.reader import Contents
 
 # How a run is driven and shown, not what it computes: a repeated run has its own.
 _NOT_REPEATED = ("resume", "overwrite", "quiet", "json", "output")
@@ -24,6 +28,8 @@ class Origin:
     facts: tuple[tuple[str, str], ...] = ()
     steps: int = 0
     nbytes: int = 0
+    header_bytes: int = 0
+    step_bytes: int | None = None
 
 
 def read_origin(path: Path) -> tuple[Origin, list[str]]:
@@ -37,9 +43,12 @@ def read_origin(path: Path) -> tuple[Origin, list[str]]:
     except UsageError as error:
         return Origin(), [f"{error}."]
     header, nbytes = contents.header, path.stat().st_size
+    header_bytes, step_bytes = len(header.encode()), bytes_a_step(contents)
     facts = [
         ("steps written", f"{len(contents.entries):,}"),
         ("size", text.size(nbytes)),
+        ("header", f"{header_bytes:,} bytes"),
+        *((("a step", f"{step_bytes:,} bytes"),) if step_bytes else ()),
         ("base model", header.base),
         ("fine-tuned model", contents.final or "no end record yet"),
         ("precision", header.precision),
@@ -49,7 +58,20 @@ def read_origin(path: Path) -> tuple[Origin, list[str]]:
     if contents.torn:
         facts.append(("cut last entry", f"{contents.torn} bytes; resuming drops it"))
     settings = tuple(text.settings(header.settings))
-    return Origin(header.recipe, settings, tuple(facts), len(contents.entries), nbytes), []
+    return Origin(header.recipe, settings, tuple(facts), len(contents.entries), nbytes, header_bytes, step_bytes), []
+
+
+def bytes_a_step(contents: "Contents") -> int | None:
+    """What an entry takes; None without one.
+
+    The usual size, not a mean: the first entry also writes the rates, and neither the header nor the end record
+    belongs to a step, so that `zo plan`, `zo ledger show` and the page say the same of runs of any length.
+    """
+    from zerothorder.ledger.entry import CHAIN, PREFIX, Codec
+
+    codec = Codec(contents.header.columns, contents.header.groups, contents.header.tags)
+    sizes = [PREFIX.size + len(codec.encode(entry)[1]) + CHAIN for entry in contents.entries]
+    return statistics.mode(reversed(sizes)) if sizes else None
 
 
 def commands(run_folder: Path, config: Mapping[str, Any], *, ledger: bool) -> Iterator[tuple[str, str]]:

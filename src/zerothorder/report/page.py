@@ -146,7 +146,8 @@ def _tiles(metrics: Metrics, origin: Origin) -> list[Tile]:
             Tile("peak memory", text.size(metrics.last("memory"))),
         ]
     if origin.steps:
-        tiles.append(Tile("ledger", text.size(origin.nbytes), f"{origin.nbytes / origin.steps:.0f} bytes a step"))
+        note = f"{origin.step_bytes} bytes a step, header {text.size(origin.header_bytes)}"
+        tiles.append(Tile("ledger", text.size(origin.nbytes), note))
     return tiles
 
 
