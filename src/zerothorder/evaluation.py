@@ -27,19 +27,22 @@ def evaluate(
 
     Classification: accuracy (best candidate), loss (cross-entropy), and for two classes AUC of the score
     difference; with `calibrate` also calibrated_accuracy, whose threshold is the median score of that many
-    unlabelled training examples. Other objectives: their own mean.
+    unlabelled training examples. Other objectives: their own mean. `rows` is the number of examples measured. A model
+    whose scores are not numbers gets NaN for all.
     """
     examples = task.splits[split]
     examples = examples[:rows] if rows else examples
     if kind != "classification" and not (kind == "metric" and examples[0].answers and len(examples[0].answers) > 1):
         value = mean_value(task, examples, batch_size, progress)
-        return {"loss": value} if kind == "lm" else {"f1": -value}
+        return {"rows": len(examples), **({"loss": value} if kind == "lm" else {"f1": -value})}
     unlabelled = task.splits["train"][:calibrate] if calibrate and len(examples[0].answers) == 2 else ()
     total = len(examples) + len(unlabelled)
     scores = all_scores(task, examples, batch_size, lambda done, _: progress(done, total))
     labels = torch.tensor([e.label for e in examples])
+    right = (scores.argmax(1) == labels).double()
     found = {
-        "accuracy": float((scores.argmax(1) == labels).double().mean()),
+        "rows": len(examples),
+        "accuracy": float("nan") if scores.isnan().any() else float(right.mean()),
         "loss": float(torch.nn.functional.cross_entropy(scores.double(), labels)),
     }
     if scores.shape[1] == 2:
@@ -48,12 +51,18 @@ def evaluate(
         if unlabelled:
             others = all_scores(task, unlabelled, batch_size, lambda done, _: progress(len(examples) + done, total))
             threshold = (others[:, 1] - others[:, 0]).median()
-            found["calibrated_accuracy"] = float(((margin > threshold).long() == labels).double().mean())
+            calibrated = ((margin > threshold).long() == labels).double()
+            found["calibrated_accuracy"] = float("nan") if margin.isnan().any() else float(calibrated.mean())
     return found
 
 
 def auc(scores: Tensor, labels: Tensor) -> float:
-    """Probability that a positive example scores above a negative one, ties half (Mann-Whitney). NaN for one class."""
+    """Probability that a positive example scores above a negative one, ties half (Mann-Whitney).
+
+    NaN where one class is missing or a score is no number.
+    """
+    if scores.isnan().any():
+        return float("nan")
     positive, negative = scores[labels == 1].double(), scores[labels == 0].double()
     if not len(positive) or not len(negative):
         return float("nan")

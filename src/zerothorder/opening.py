@@ -5,6 +5,7 @@ from importlib.metadata import version
 import torch
 
 from zerothorder.config import TrainConfig
+from zerothorder.errors import UsageError
 from zerothorder.execution.copy import Copy
 from zerothorder.execution.swap import Swap
 from zerothorder.integrations.peft import start_of
@@ -20,7 +21,7 @@ from zerothorder.reporter import Reporter
 from zerothorder.run import Run
 from zerothorder.space import ParameterSpace
 from zerothorder.state import State
-from zerothorder.task import Task
+from zerothorder.task import Task, data_digest
 
 
 def open_run(
@@ -34,9 +35,15 @@ def open_run(
     """A new run, or with the `contents` of its ledger the run where it stopped: snapshot, then replay. With what
     compares its weights with those of step 0."""
     state, ledger = State(), None
+    digest = data_digest(task.splits)
     path = config.output / "ledger.zo"
     movement = Movement(space, task.source)
     if contents is not None:
+        if contents.header.data.get("sha256", digest) != digest:
+            raise UsageError(
+                f"the data {config.data} gives other rows than when this run began (or the tokenizer cuts them "
+                "otherwise); resume needs the same: put them back, or start a new run"
+            )
         load_attached(contents, Attachments(path.parent / "attachments"), space, state, str(path))
         check_base(contents.header, task.model, space, str(path))
         ledger = Ledger.resume(path)
@@ -70,6 +77,7 @@ def open_run(
             "source": config.data,
             "batch_size": config.batch_size,
             "group_by_length": config.group_by_length,
+            "sha256": digest,
         },
     )
     start = start_of(config.scheme, space)

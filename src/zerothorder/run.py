@@ -28,6 +28,8 @@ from zerothorder.space import ParameterSpace
 from zerothorder.state import State
 
 GROUPS = ("decay", "plain")
+SKIPS_ALLOWED = 20
+"""Skipped steps in a row after which a run stops: one bad value costs a step, a broken loss should not cost a day."""
 
 
 class Run:
@@ -107,6 +109,10 @@ class Run:
         found = rates or self.recipe.rates(self.index, self.steps)
         # as the entry will hold them: an estimator sees what replay will see
         self._rates = {group: Rates(float32(rate.lr), float32(rate.decay)) for group, rate in found.items()}
+        for rate in self._rates.values():
+            for name, value in (("lr", rate.lr), ("weight_decay", rate.decay)):
+                if not 0 <= value < math.inf:
+                    raise UsageError(f"{name} is {value:g} at step {self.index}; give a finite number, 0 or more")
         self._open = self.estimator(Step(self.index, self._rates, self.ledger.past, self.state))
         return next(self._open)
 
@@ -131,6 +137,12 @@ class Run:
         with uninterrupted():
             written = self.ledger.append(entry, None if skipped else estimate.dense)
             self.update.apply(written, self.space, self.direction, self.state)
+        recent = self.ledger.past[-SKIPS_ALLOWED:]
+        if len(recent) == SKIPS_ALLOWED and all(past.skipped for past in recent):
+            raise UsageError(
+                f"the loss was not a number at {SKIPS_ALLOWED} steps in a row (up to step {entry.step}), which moved "
+                "nothing; lower lr or eps, compute in float32, or look at the loss itself"
+            )
         return dataclasses.replace(written, dense=None)
 
 

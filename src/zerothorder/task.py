@@ -1,7 +1,9 @@
 """From a config to what a run needs: model, examples, objective, searched tensors. Used by train, eval and replay."""
 
 import dataclasses
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,15 @@ def load_task(
     )
 
 
+def data_digest(splits: Mapping[str, Examples]) -> str:
+    """SHA-256 of what the model is shown of every split, in hex: the same rows in another file are the same data."""
+    digest = hashlib.sha256()
+    for name in sorted(splits):
+        for e in splits[name]:
+            digest.update(json.dumps([name, e.prompt, e.answers, e.label, e.references]).encode())
+    return digest.hexdigest()
+
+
 def load_base(config: TaskConfig, model: str | None = None, key: bytes | None = None) -> Any:
     """The base model in the run's dtype, in eval mode: dropout is off in every forward, as in MeZO.
 
@@ -141,4 +152,4 @@ def _rows(config: TaskConfig, split: str) -> Any:
     return read_rows(config.data, split, columns, required=("label",) if config.objective == "classification" else ())
 
 
-__all__ = ["Path", "Task", "freeze", "load_base", "load_task", "objective_of", "space_of"]
+__all__ = ["Path", "Task", "data_digest", "freeze", "load_base", "load_task", "objective_of", "space_of"]

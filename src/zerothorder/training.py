@@ -1,6 +1,7 @@
 """Fine-tuning from a config: the run folder, the loop, evaluations, snapshots, resume."""
 
 import dataclasses
+import math
 import resource
 import shutil
 import time
@@ -28,8 +29,6 @@ from zerothorder.reporter import Reporter
 from zerothorder.run import Run, uninterrupted
 from zerothorder.state import State
 from zerothorder.task import Task, load_task, space_of
-
-_SKIPS_ALLOWED = 20
 
 
 @dataclass
@@ -158,12 +157,6 @@ class Training:
                 }
             )
             self.report.progress("training", run.index, config.steps)
-            recent = run.ledger.past[-_SKIPS_ALLOWED:]
-            if len(recent) == _SKIPS_ALLOWED and all(past.skipped for past in recent):
-                raise UsageError(
-                    f"the loss was not a number at {_SKIPS_ALLOWED} steps in a row (up to step {at}); "
-                    "lower --lr or --eps, or use --dtype float32"
-                )
             if config.snapshot_every and run.index % config.snapshot_every == 0 and run.index < config.steps:
                 self._snapshot()
 
@@ -171,6 +164,9 @@ class Training:
         config, run = self.config, self.run
         dev = self._evaluate("dev", "dev", config.eval_rows)
         final = self._evaluate("test", "test", config.test_rows, CALIBRATION_ROWS)
+        if skipped := sum(entry.skipped for entry in run.ledger.past):
+            left = "; the model is as it was" if skipped == run.index else ""
+            self.report.note(f"{skipped} of {run.index} steps were skipped, for their loss was not a number{left}")
         self.report.progress("saving the model", 0, 1)
         save_model(self.task.model, self.task.tokenizer, config.output / "model", overwrite=True)
         run.ledger.end(fingerprint(self.task.model))
@@ -207,6 +203,8 @@ class Training:
             moved = self._movement.measure() if at else {}
             row = {"kind": "eval", "step": at, "split": name, "forwards": self.run.around.meter.examples}
             row |= {**found, **moved}
+            if math.isnan(found.get("loss", 0.0)):
+                self.report.note(f"step {at}: the model's outputs are not numbers; its weights may have overflowed")
             self._write(row)
         self.measures[name] = _measures(row)
         return self.measures[name]

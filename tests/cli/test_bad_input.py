@@ -112,7 +112,7 @@ def test_losses_that_are_not_numbers_stop_the_run_after_twenty(train: Zo, zo: Zo
     tensors["model.norm.weight"][0] = torch.nan
     save_file(tensors, path, {"format": "pt"})
     said = train("--steps", "50")
-    refused(said, "not a number at 20 steps in a row", "lower --lr or --eps")
+    refused(said, "not a number at 20 steps in a row", "lower lr or eps")
     run = tmp_path / "run"
     shown = zo("ledger", "show", run / "ledger.zo", "--json").rows[0]
     assert (shown["steps"], shown["skipped"]) == (20, 20)

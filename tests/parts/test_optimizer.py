@@ -86,7 +86,7 @@ def test_a_closure_that_differentiates_is_refused_and_nothing_moves(call: str) -
     [
         ({"recipe": "mezzo"}, None, "unknown recipe 'mezzo'; did you mean 'mezo'"),
         ({"esp": 1e-3}, None, "no setting 'esp'; did you mean 'eps'"),
-        ({"eps": 0.0}, None, "eps is 0; it must be above 0"),
+        ({"eps": 0.0}, None, "eps is 0; it must be a finite number above 0"),
         ({}, "batch", r"step\(batch\) needs an objective"),
         ({"objective": Squares()}, lambda: 1.0, "takes a batch"),
         ({}, lambda: "high", "returned a str"),

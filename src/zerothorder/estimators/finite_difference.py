@@ -13,8 +13,7 @@ def central(eps: float, draws: int = 1) -> Estimator:
     Unbiased for the gradient of L smoothed by ε; exact along z for quadratics. The loss noted is the mean over all
     points. Source: Spall 1992 (SPSA); Malladi et al. 2023 (n-SPSA for language models).
     """
-    if not eps > 0:
-        raise UsageError(f"eps is {eps:g}; it must be above 0, for example 1e-3")
+    _check(eps)
     if draws < 1:
         raise UsageError(f"draws is {draws}; at least 1 direction a step is needed")
 
@@ -30,8 +29,7 @@ def central(eps: float, draws: int = 1) -> Estimator:
 
 def one_sided(eps: float, draws: int = 1) -> Estimator:
     """ρ_j = (L(θ + ε z_j) - L(θ)) / ε. n + 1 evaluations; biased by ε/2 · zᵀHz where `central` is not."""
-    if not eps > 0:
-        raise UsageError(f"eps is {eps:g}; it must be above 0, for example 1e-3")
+    _check(eps)
 
     def estimate(step: Step) -> Generator[list[Point], list[Values], Estimate]:
         keys = [step.key(j) for j in range(draws)]
@@ -41,3 +39,8 @@ def one_sided(eps: float, draws: int = 1) -> Estimator:
         return Estimate(terms, {"loss": here})
 
     return estimate
+
+
+def _check(eps: float) -> None:
+    if not 0 < eps < float("inf"):
+        raise UsageError(f"eps is {eps:g}; it must be a finite number above 0, for example 1e-3")

@@ -1,0 +1,36 @@
+"""A run goes on with the rows it began with, or not at all."""
+
+from pathlib import Path
+
+from tests.cli.conftest import Zo
+
+
+def unfinished(run: Path) -> None:
+    """Take the end record away: a run that was stopped after its last step."""
+    ledger = run / "ledger.zo"
+    ledger.write_bytes(ledger.read_bytes()[:-1])
+
+
+def test_resume_refuses_rows_that_changed_and_takes_the_same_rows_back(
+    train: Zo, zo: Zo, data_file: Path, tmp_path: Path
+):
+    run = tmp_path / "run"
+    assert train().code == 0
+    unfinished(run)
+    before, ledger = data_file.read_text(), (run / "ledger.zo").read_bytes()
+    data_file.write_text(before.replace("film 7 ", "movie 7 "))
+    said = zo("train", "--output", run, "--resume")
+    assert said.code == 2
+    assert "films.jsonl gives other rows than when this run began" in said.err
+    assert (run / "ledger.zo").read_bytes() == ledger
+    data_file.write_text(before)
+    assert zo("train", "--output", run, "--resume").code == 0
+
+
+def test_steps_that_were_skipped_are_told(train: Zo, monkeypatch):
+    from zerothorder import run as spine
+
+    monkeypatch.setattr(spine.math, "isfinite", lambda value: False)
+    said = train("--eval-rows", "4", "--test-rows", "4")
+    assert said.code == 0, said.err
+    assert "8 of 8 steps were skipped, for their loss was not a number; the model is as it was" in said.err
