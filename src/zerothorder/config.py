@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -137,6 +138,12 @@ class TrainConfig(TaskConfig):
             if value is not None and value < least:
                 flag = name.replace("_", "-")
                 raise UsageError(f"--{flag} is {value}; it must be {least} or more")
+        if self.warmup is not None and self.warmup > self.steps:
+            raise UsageError(f"--warmup is {self.warmup}, but the run has {self.steps} steps; give at most that many")
+
+    def with_absolute_paths(self) -> "TrainConfig":
+        """Model and data that are files or folders here, by absolute path: a run is resumed from anywhere."""
+        return dataclasses.replace(self, **{name: absolute(getattr(self, name)) for name in _PLACES})
 
 
 _LEAST = {
@@ -144,10 +151,23 @@ _LEAST = {
     "eval_every": 0, "eval_rows": 0, "test_rows": 0, "snapshot_every": 0,
 }  # fmt: skip
 
+PACKAGED = ("smollm2-135m", "minilm", "rotten-tomatoes")
+"""Names of packaged models and data sets: they win over files and folders of that name."""
+_PLACES = ("model", "data")
+"""Fields that may name a file or folder."""
 _OF_THE_CALL = ("resume", "overwrite", "quiet", "json", "output")
 """Fields that say what to do now, not what the run is."""
 _MAY_CHANGE = ("report_to", "eval_every", "snapshot_every", "check", "threads")
 """Fields that a resumed run may have otherwise; `threads` with a warning, since sums may round otherwise."""
+
+
+def absolute(name: str) -> str:
+    """The absolute path of a file or folder that exists; any other name as it is."""
+    path = Path(name).expanduser()
+    if name in PACKAGED or not path.exists():
+        return name
+    # a linked file keeps its name: what it leads to may lack the ending that tells its format
+    return str(path.resolve() if path.is_dir() else path.parent.resolve() / path.name)
 
 
 def load_config(path: Path) -> TrainConfig:
@@ -188,11 +208,29 @@ def check_resumable(given: TrainConfig, *, complete: bool = False) -> TrainConfi
         before, now = getattr(saved, field.name), getattr(given, field.name)
         if field.name in _OF_THE_CALL or now == before or (now == field.default and not complete):
             continue
+        if field.name in _PLACES and os.path.realpath(absolute(now)) == os.path.realpath(absolute(before)):
+            continue
+        used = _used(saved, field.name)
+        if now == used:
+            continue
         if field.name in _MAY_CHANGE:
             changes[field.name] = now
         else:
-            raise UsageError(
-                f"the run in {given.output} was started with {field.name} = {before!r}, not {now!r}; "
-                "leave the flag out to resume it, or choose another output folder"
-            )
+            started = f"the run in {given.output} was started with {field.name} = {used!r}, not {now!r}"
+            if field.name == "steps":
+                raise UsageError(
+                    f"{started}, and its schedule runs over them; leave the flag out to resume it, or start a new run "
+                    f"in another output folder, with --model {given.output / 'model'} if it shall go on from there"
+                )
+            raise UsageError(f"{started}; leave the flag out to resume it, or choose another output folder")
     return dataclasses.replace(saved, **changes)
+
+
+def _used(saved: TrainConfig, name: str) -> Any:
+    """The value a run goes by: where the config has none, the recipe's own for its scheme."""
+    value = getattr(saved, name)
+    if value is not None:
+        return value
+    from zerothorder import catalogue  # with torch, which the command line does without until it has something to do
+
+    return getattr(catalogue.build(saved.recipe, saved.scheme, **saved.recipe_settings()), name, None)

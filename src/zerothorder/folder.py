@@ -15,7 +15,9 @@ _FOLDERS = ("model", "snapshots", "attachments", "tensorboard")
 
 
 def inspect(config: TrainConfig, *, complete: bool = False) -> TrainConfig:
-    """The config to run with; writes nothing. UsageError for settings no run can have, and for a folder in use.
+    """The config to run with, its paths absolute; writes nothing.
+
+    UsageError for settings no run can have, and for a folder in use.
 
     `complete`: see `config.check_resumable`.
     """
@@ -36,7 +38,7 @@ def inspect(config: TrainConfig, *, complete: bool = False) -> TrainConfig:
             raise UsageError(
                 f"the output folder {folder} holds another run; choose another, or --resume it, or --overwrite it"
             )
-    return config
+    return config.with_absolute_paths()
 
 
 def create(config: TrainConfig) -> None:

@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cli.conftest import TASK, Said, Zo, write_rows
+from zerothorder.data import BatchStream
+from zerothorder.errors import UsageError
 
 LIMITED = """
 import resource, signal, sys
@@ -91,6 +93,19 @@ def test_verbalizers_with_the_same_first_token(train: Zo, nothing_left: Callable
     nothing_left()
 
 
+def test_a_task_that_is_not_told_asks_for_both_parts(
+    zo: Zo, llama_folder: Path, data_file: Path, tmp_path: Path, nothing_left: Callable[[], None]
+):
+    said = zo("train", "--model", llama_folder, "--data", data_file, "--output", tmp_path / "run")
+    refused(said, "give a template like '{text} It was'", "verbalizers that complete it, like 0=terrible,1=great")
+    nothing_left()
+
+
+def test_a_single_row_is_one_row(tmp_path: Path):
+    with pytest.raises(UsageError, match="larger than the train split of 1 row: "):
+        BatchStream([5], 4, b"")
+
+
 def test_a_malformed_row_is_named_by_its_number(train: Zo, tmp_path: Path, nothing_left: Callable[[], None]):
     rows = [{"text": f"film {n}", "label": n % 2} for n in range(20)]
     data = write_rows(tmp_path / "d.jsonl", [*rows[:7], '{"text": "torn', *rows[7:]])
@@ -125,7 +140,8 @@ def test_numbers_that_no_run_can_have(train: Zo, nothing_left: Callable[[], None
     refused(train("--eps", "0"), "eps is 0", "above 0")
     refused(train("--steps", "0"), "--steps is 0")
     refused(train("--micro-batch", "0"), "--micro-batch is 0")
-    refused(train("--batch-size", "1000"), "batch size 1000", "at most")
+    refused(train("--batch-size", "1000"), "batch size 1000", "the train split of", "at most")
+    refused(train("--warmup", "9"), "--warmup is 9, but the run has 8 steps")
     refused(train("--freeze", "nowhere"), "freeze 'nowhere' matches no parameter")
     nothing_left()
 

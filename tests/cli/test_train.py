@@ -151,16 +151,59 @@ def test_resume_takes_everything_from_the_run_and_refuses_to_change_it(train: Zo
     assert "is finished: 8 steps" in said.err
     assert (run / "ledger.zo").read_bytes() == finished
     # 1000 is the default of --steps: given all the same
-    for flag, value, was in (("--lr", "0.5", "0.01"), ("--steps", "1000", "8"), ("--recipe", "other", "mezo")):
+    refusals = (("--lr", "0.5", "0.01"), ("--steps", "1000", "8"), ("--recipe", "other", "mezo"), ("--draws", "2", "1"))
+    for flag, value, was in refusals:
         said = zo("train", "--output", run, "--resume", flag, value)
         assert said.code == 2
         assert f"was started with {flag[2:]} = " in said.err
-        assert was in said.err
+        assert f"= {was!r}" in said.err or f"= {was}, not" in said.err
+    # a schedule runs over the steps: more of them are another run
+    said = zo("train", "--output", run, "--resume", "--steps", "9")
+    assert f"start a new run in another output folder, with --model {run}/model" in said.err
+    # what the recipe's default was all along is no change
+    assert zo("train", "--output", run, "--resume", "--draws", "1").code == 0
     assert zo("train", "--output", run, "--resume", "--eval-every", "0", "--report-to", "tensorboard").code == 0
     said = zo("train", "--output", tmp_path / "none", "--resume")
     assert said.code == 2
     assert "no run to resume" in said.err
     assert not (tmp_path / "none").exists()
+
+
+def test_a_run_goes_on_from_another_folder(
+    train: Zo, zo: Zo, llama_folder: Path, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert train("--model", os.path.relpath(llama_folder), "--data", data_file.name).code == 0
+    run = tmp_path / "run"
+    saved = json.loads((run / "config.json").read_text())
+    assert (saved["model"], saved["data"]) == (str(llama_folder), str(data_file))
+    whole = (run / "ledger.zo").read_bytes()
+    (tmp_path / "elsewhere").mkdir()
+    for words in ((), ("--data", f"../{data_file.name}", "--model", os.path.relpath(llama_folder, "elsewhere"))):
+        _reopen(run)
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        said = zo("train", "--output", run, "--resume", *words)
+        assert said.code == 0, said.err
+        assert (run / "ledger.zo").read_bytes() == whole
+    (tmp_path / "elsewhere" / data_file.name).write_text(data_file.read_text())
+    said = zo("train", "--output", run, "--resume", "--data", data_file.name)
+    assert said.code == 2
+    assert f"was started with data = {str(data_file)!r}" in said.err
+
+
+def test_packaged_names_and_hub_ids_are_not_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from zerothorder.config import PACKAGED, TrainConfig, absolute
+    from zerothorder.data.sources import DATA, MODELS
+
+    assert set(PACKAGED) == {*MODELS, *DATA}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "minilm").mkdir()
+    (tmp_path / "mine").mkdir()
+    assert [absolute(name) for name in ("minilm", "./minilm", "mine", "org/name")] == [
+        "minilm", str(tmp_path / "minilm"), str(tmp_path / "mine"), "org/name",
+    ]  # fmt: skip
+    config = TrainConfig(output=Path("run"))
+    assert config.with_absolute_paths() == config
 
 
 def test_the_python_interface_resumes_with_the_folder_alone(train: Zo, tmp_path: Path):

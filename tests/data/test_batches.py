@@ -110,7 +110,7 @@ def test_every_row_is_equally_likely_to_come_first():
 
 @pytest.mark.parametrize(
     ("size", "group", "says"),
-    [(9, 4, "9 is larger than the data set of 8 rows"), (0, 4, "0 is not possible"), (2, 0, "groups of 0")],
+    [(9, 4, "9 is larger than the train split of 8 rows:"), (0, 4, "0 is not possible"), (2, 0, "groups of 0")],
 )
 def test_impossible_sizes(size: int, group: int, says: str):
     with pytest.raises(UsageError, match=says):

@@ -30,8 +30,9 @@ class BatchStream:
         if group_by_length < 1:
             raise UsageError(f"groups of {group_by_length} batches are not possible: give 1 (no grouping) or more")
         if batch_size > len(lengths):
+            rows = f"{len(lengths)} row{'' if len(lengths) == 1 else 's'}"
             raise UsageError(
-                f"the batch size {batch_size} is larger than the data set of {len(lengths)} rows: "
+                f"the batch size {batch_size} is larger than the train split of {rows}: "
                 f"give a batch size of at most {len(lengths)} or more data"
             )
         self.lengths = tuple(lengths)

@@ -74,6 +74,11 @@ def encode(
     choice = objective == "classification" or (objective == "metric" and verbalizers is not None)
     if whole and chat:
         raise UsageError("a chat needs a question and an answer: give rows with prompt and completion")
+    if choice and verbalizers is None and template is None and not head:
+        raise UsageError(
+            "classification needs to know its question and its answers: give a template like '{text} It was' and "
+            "verbalizers that complete it, like 0=terrible,1=great"
+        )
     if choice and verbalizers is None:
         raise UsageError("classification needs to know its answers: give verbalizers like 0=terrible,1=great")
     if choice and template is None and not head:
