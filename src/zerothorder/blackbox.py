@@ -1,7 +1,8 @@
 """Black-box minimisation of a numpy function on the same spine: `minimize`, and `ask()` / `tell()` for any answerer."""
 
+import reprlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +43,17 @@ class _Function:
 
     def evaluate(self, model: nn.Module, prepared: None) -> Values:
         vector: Any = model
-        return Values.of(float(self.f(vector.x.detach().clone().numpy())))
+        return Values.of(_number(self.f(vector.x.detach().clone().numpy()), "the function returned"))
 
 
 @dataclass(frozen=True)
 class Result:
-    """`x` the best point visited as a center and `value` there if it was evaluated, `evaluations` spent."""
+    """`x` the last center, `value` there, `evaluations` spent, and the ledger's `entries`, which are not printed."""
 
     x: Array
     value: float
     evaluations: int
-    entries: tuple[Entry, ...]
+    entries: tuple[Entry, ...] = field(repr=False)
 
 
 class Search:
@@ -60,7 +61,7 @@ class Search:
 
     def __init__(
         self, x0: ArrayLike, recipe: str | Recipe = "mezo", *, seed: int = 0, steps: int = 0,
-        ledger: Path | None = None, **settings: Any,
+        ledger: Path | str | None = None, **settings: Any,
     ) -> None:  # fmt: skip
         start = np.array(x0, dtype=np.float64)
         if not start.size or not np.isfinite(start).all():
@@ -68,9 +69,8 @@ class Search:
         self.model = _Vector(start)
         built = catalogue.build(recipe, **settings) if isinstance(recipe, str) else recipe
         space = ParameterSpace.of(self.model)
-        self.run = Run(
-            self.model, space, built, _Function(_nobody), Copy(), seed=seed, steps=steps, path=ledger
-        )  # fmt: skip
+        path = None if ledger is None else Path(ledger)
+        self.run = Run(self.model, space, built, _Function(_nobody), Copy(), seed=seed, steps=steps, path=path)
         self._points: list[Point] = []
 
     @property
@@ -86,10 +86,13 @@ class Search:
 
     def tell(self, values: Sequence[float]) -> Entry | None:
         """Values in the order of `ask()`; returns the entry when the step is complete, None when it asks again."""
+        if not isinstance(values, Sequence | np.ndarray | torch.Tensor) or isinstance(values, str):
+            raise UsageError(f"tell() got {_named(values)}; give a list with one number for each point of ask()")
         if len(values) != len(self._points):
             raise UsageError(f"tell() got {len(values)} values for {len(self._points)} points; ask() gives the points")
-        self.run.around.meter.add(len(values))
-        answer = self.run.tell([Values.of(float(v)) for v in values])
+        numbers = [_number(value, f"value {place} given to tell() is") for place, value in enumerate(values)]
+        self.run.around.meter.add(len(numbers))
+        answer = self.run.tell([Values.of(number) for number in numbers])
         self._points = [] if isinstance(answer, Entry) else answer
         return answer if isinstance(answer, Entry) else None
 
@@ -109,7 +112,7 @@ def minimize(
     recipe: str | Recipe = "mezo",
     seed: int = 0,
     steps: int | None = None,
-    ledger: Path | None = None,
+    ledger: Path | str | None = None,
     callback: Callable[[int, Array, float], None] = lambda evaluations, x, value: None,
     **settings: Any,
 ) -> Result:
@@ -129,13 +132,27 @@ def minimize(
                 need = len(points) + 1
                 raise UsageError(f"a budget of {budget} evaluations is too small: one step and the result take {need}")
             break
-        entry = search.tell([float(f(point)) for point in points])
+        entry = search.tell([_number(f(point), "the function returned") for point in points])
         spent += len(points)
         if entry is not None:
             callback(spent, search.x, entry.notes.get("loss", float("nan")))
     search.run.ledger.close()
     x = search.x
-    return Result(x, float(f(x)), spent + 1, tuple(search.run.ledger.past))
+    return Result(x, _number(f(x), "the function returned"), spent + 1, tuple(search.run.ledger.past))
+
+
+def _number(value: Any, what: str) -> float:
+    """One number as a float; UsageError that names what came instead."""
+    try:
+        if isinstance(value, str | bytes):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(f"{what} {_named(value)}; it must be one number") from None
+
+
+def _named(value: Any) -> str:
+    return f"{reprlib.repr(value)} (a {type(value).__name__})" if value is not None else "None"
 
 
 def _nobody(x: Array) -> float:

@@ -1,6 +1,6 @@
 """`ZerothOrder`: a torch optimizer whose step needs no gradient. Any PyTorch loop stays as it is."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zerothorder import catalogue
-from zerothorder.errors import UsageError
+from zerothorder.errors import LedgerError, UsageError
 from zerothorder.execution import Executor
 from zerothorder.execution.swap import Swap
 from zerothorder.ledger.entry import Entry, Rates, float32
@@ -24,6 +24,9 @@ from zerothorder.run import GROUPS, Run
 from zerothorder.space import ParameterSpace
 from zerothorder.state import State
 
+_NOTHING = object()
+"""What step() got where nothing was given; None may be a batch."""
+
 
 class ZerothOrder(torch.optim.Optimizer):
     """Searches the trainable parameters of `model` with a recipe.
@@ -31,7 +34,8 @@ class ZerothOrder(torch.optim.Optimizer):
     `step(batch)` evaluates `objective` on the batch; `step(closure)` a callable that returns the loss and does not
     call backward(). Learning rate and weight decay live in `param_groups` ("decay" for matrices, "plain" for
     biases and norms), so torch's schedulers work; what was applied stands in the ledger. With `ledger` a path, the
-    run is written there, and found there again when the optimizer is made anew over the same base model.
+    run is written there. A file that exists is refused, so that no run is added to by accident; with `resume=True` it
+    must exist: its steps are replayed on `model`, which must be the base they started from, and the run goes on.
 
     Further keyword arguments are the recipe's settings: `ZerothOrder(model, "mezo", lr=1e-6, eps=1e-3)`.
     """
@@ -44,17 +48,25 @@ class ZerothOrder(torch.optim.Optimizer):
         objective: Objective | None = None,
         executor: Executor | None = None,
         ledger: Path | str | None = None,
+        resume: bool = False,
         seed: int = 0,
         steps: int = 0,
         precision: Any = "residual",
         **settings: Any,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            given = isinstance(model, Iterable) and not isinstance(model, str)
+            what = "its parameters" if given else f"a {type(model).__name__}"
+            raise UsageError(
+                f"ZerothOrder searches a module, and got {what}: pass the model itself, ZerothOrder(model)"
+            )
         built = catalogue.build(recipe, **settings) if isinstance(recipe, str) else recipe
         if not isinstance(recipe, str) and settings:
             raise UsageError(f"settings {sorted(settings)} are given beside a finished recipe; set them in the recipe")
         space = ParameterSpace.of(model, precision=precision)
         path = None if ledger is None else Path(ledger)
-        written, state = self._resume(path, model, space)
+        _check_place(path, resume)
+        written, state = self._resume(path, model, space) if path is not None and resume else (None, State())
         self._closures = objective is None
         self.run = Run(
             model,
@@ -82,8 +94,11 @@ class ZerothOrder(torch.optim.Optimizer):
         # rates that nobody changed follow the recipe's schedule; a scheduler's word wins from its first change on
         self._rates_set = {g["name"]: (g["lr"], g["weight_decay"]) for g in self.param_groups}
 
-    def step(self, batch: Any) -> Tensor:  # type: ignore[override]
+    def step(self, batch: Any = _NOTHING) -> Tensor:  # type: ignore[override]
         """One step on a batch, or with a closure that returns the loss; returns the noted loss (0-dim, float32)."""
+        if batch is _NOTHING:
+            wanted = "a closure that returns the loss: step(lambda: loss)" if self._closures else "a batch: step(batch)"
+            raise UsageError(f"step() evaluates the loss itself and needs {wanted}")
         if self._closures and not callable(batch):
             raise UsageError("step(batch) needs an objective; give ZerothOrder objective=..., or call step(closure)")
         if not self._closures and callable(batch) and not isinstance(batch, Mapping):
@@ -130,18 +145,29 @@ class ZerothOrder(torch.optim.Optimizer):
         return recipe
 
     @staticmethod
-    def _resume(path: Path | None, model: nn.Module, space: ParameterSpace) -> tuple[Ledger | None, State]:
+    def _resume(path: Path, model: nn.Module, space: ParameterSpace) -> tuple[Ledger, State]:
         state = State()
-        if path is None or not path.exists():
-            return None, state
         contents = read(path)
-        check_base(contents.header, model, space, str(path))
+        try:
+            check_base(contents.header, model, space, str(path))
+        except LedgerError as error:
+            raise LedgerError(f"{error}, or give another path to begin a run") from error
         ledger = Ledger.resume(path)
         for name, digest in contents.attached.items():
             state.tensors[name] = ledger.attachments.get(digest, f"{path}: {name!r}")
         done = load_snapshot(path.parent / "snapshots", contents.chains, space, state)
         apply_entries(contents.entries[done:], contents, space, state, ledger.attachments, str(path))
         return ledger, state
+
+
+def _check_place(path: Path | None, resume: bool) -> None:
+    """UsageError where going on was not asked for, or there is nothing to go on with."""
+    if path is None and resume:
+        raise UsageError("resume=True needs ledger=PATH, the run to go on with")
+    if path is not None and path.exists() and not resume:
+        raise UsageError(f"the ledger {path} exists; go on with its run by resume=True, or give another path")
+    if path is not None and resume and not path.exists():
+        raise UsageError(f"there is no ledger {path} to resume; leave resume out to begin a run there")
 
 
 Loss = Callable[[], Any]

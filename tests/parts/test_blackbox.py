@@ -69,6 +69,39 @@ def test_mistakes_get_a_sentence(call, sentence: str) -> None:
         call()
 
 
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [(None, "None"), ("high", "'high' (a str)"), ([1.0, 2.0], "[1.0, 2.0] (a list)"), (np.ones(3), "(a ndarray)")],
+)
+def test_what_is_no_number_is_named(value: object, named: str) -> None:
+    search = zo.Search(np.zeros(2))
+    search.ask()
+    before = search.x
+    for call, where in (
+        (lambda: search.tell([1.0, value]), "value 1 given to tell() is"),  # type: ignore[list-item]
+        (lambda: zo.minimize(lambda x: value, np.zeros(2)), "the function returned"),  # type: ignore[arg-type,return-value]
+    ):
+        with pytest.raises(zo.UsageError) as told:
+            call()
+        assert str(told.value).startswith(where)
+        assert str(told.value).endswith(f"{named}; it must be one number")
+    with pytest.raises(
+        zo.UsageError, match=r"tell\(\) got 3.0 \(a float\); give a list with one number for each point"
+    ):
+        search.tell(3.0)  # type: ignore[arg-type]
+    # nothing was taken in: the right answer is still to come
+    assert search.run.index == 0
+    assert np.array_equal(search.x, before)
+    assert search.tell([torch.tensor(1.0), np.float32(2.0)]) is not None  # type: ignore[list-item]
+
+
+def test_a_result_prints_without_its_entries() -> None:
+    result = zo.minimize(sphere, np.zeros(2), budget=401)
+    assert len(result.entries) == 200
+    assert len(repr(result)) < 200
+    assert "evaluations=401" in repr(result)
+
+
 def test_nan_values_are_skipped() -> None:
     search = zo.Search(np.zeros(2))
     search.ask()

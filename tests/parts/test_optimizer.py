@@ -102,6 +102,39 @@ def test_mistakes_get_a_sentence(make: dict, step: object, sentence: str) -> Non
         use()
 
 
+def test_what_a_torch_user_may_try_first_gets_a_sentence() -> None:
+    model, _, _ = problem()
+    with pytest.raises(zo.UsageError, match="got its parameters: pass the model itself"):
+        zo.ZerothOrder(model.parameters(), "mezo")  # type: ignore[arg-type]
+    with pytest.raises(zo.UsageError, match="got a str: pass the model itself"):
+        zo.ZerothOrder("model")  # type: ignore[arg-type]
+    with pytest.raises(zo.UsageError, match=r"needs a closure that returns the loss: step\(lambda: loss\)"):
+        zo.ZerothOrder(model).step()
+    with pytest.raises(zo.UsageError, match=r"needs a batch: step\(batch\)"):
+        zo.ZerothOrder(model, objective=Squares()).step()
+
+
+def test_a_ledger_is_gone_on_with_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "loop.zo"
+    model, (x, y), _ = problem()
+    base = copy.deepcopy(model)
+    opt = zo.ZerothOrder(model, lr=1e-2, ledger=path)
+    opt.step(lambda: ((model(x) - y) ** 2).mean())
+    opt.run.ledger.close()
+    written = path.read_bytes()
+    for ledger, resume, model_now, sentence in (
+        (path, False, base, "exists; go on with its run by resume=True, or give another path"),
+        (path, True, model, r"belongs to another base.*, or give another path to begin a run"),
+        (tmp_path / "none.zo", True, base, "there is no ledger .*none.zo to resume; leave resume out"),
+        (None, True, base, "resume=True needs ledger=PATH"),
+    ):
+        with pytest.raises(zo.UsageError, match=sentence):
+            zo.ZerothOrder(model_now, lr=1e-2, ledger=ledger, resume=resume)
+    assert path.read_bytes() == written
+    assert zo.ZerothOrder(base, lr=1e-2, ledger=path, resume=True).run.index == 1
+    assert all(map(torch.equal, weights(base), weights(model)))
+
+
 def test_a_nan_costs_one_step() -> None:
     model, (x, y), _ = problem()
     opt = zo.ZerothOrder(model, "mezo", lr=1e-2)
@@ -132,7 +165,7 @@ def test_made_anew_over_the_base_it_goes_on_to_the_same_bits(snapshot: bool, tmp
         first.snapshot(tmp_path / "snapshots")
     first.run.ledger.close()
     again = copy.deepcopy(model)
-    opt = zo.ZerothOrder(again, "mezo", lr=1e-2, optimizer="momentum", ledger=tmp_path / "run.zo")
+    opt = zo.ZerothOrder(again, "mezo", lr=1e-2, optimizer="momentum", ledger=tmp_path / "run.zo", resume=True)
     opt.load_state_dict(saved)
     assert opt.run.index == 5
     for _ in range(3):
