@@ -22,6 +22,9 @@ class Mean:
     def prepare(self, model: nn.Module, batch: dict[str, Tensor], key: Key) -> dict[str, Tensor]:
         return batch
 
+    def count(self, prepared: dict[str, Tensor]) -> int:
+        return len(next(iter(prepared.values())))
+
     def select(self, prepared: dict[str, Tensor], rows: Any) -> dict[str, Tensor]:
         return {name: tensor[list(rows)] for name, tensor in prepared.items()}
 

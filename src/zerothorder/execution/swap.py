@@ -33,12 +33,12 @@ class Swap:
     def __init__(self, owners: Mapping[str, str] | None = None, *, poison: bool = False) -> None:
         self.owners = dict(owners or {})
         self.poison = poison
-        self._scratch: Scratch = {}
+        self.scratch: Scratch = {}
 
     @property
     def nbytes(self) -> int:
         """Scratch memory held now."""
-        return sum(buffer.numel() * buffer.element_size() for buffer in self._scratch.values())
+        return sum(buffer.numel() * buffer.element_size() for buffer in self.scratch.values())
 
     def evaluate(
         self,
@@ -50,10 +50,10 @@ class Swap:
     ) -> list[Values]:
         """See `Executor.evaluate`."""
         values: list[Values] = []
-        plan = self._plan(around.model, around.space)
+        plan = owned(around.model, around.space, self.owners)
         with Interrupts() as interrupts, around.meter.watching(around.model):
             for point in points:
-                exchange = _Exchange(self._scratch, point.terms, around, interrupts, self.poison)
+                exchange = Exchange(self.scratch, point.terms, around, interrupts, self.poison)
                 try:
                     if point.terms and point.want == "gradient":
                         # autograd saves the parameter, not its data: backward must see the probe too
@@ -66,24 +66,27 @@ class Swap:
                     exchange.close()
         return values
 
-    def _plan(self, model: nn.Module, space: ParameterSpace) -> tuple[list[tuple[nn.Module, list[Site]]], list[Site]]:
-        """Sites by the module they are exchanged with, and those exchanged for the whole evaluation."""
-        modules = dict(named_modules(model))
-        rest = {id(site.parameter): site for site in space if site.name not in self.owners}
-        owned: dict[nn.Module, dict[str, Site]] = {}
-        for module in model.modules():
-            for parameter in module.parameters(recurse=False):
-                if (site := rest.get(id(parameter))) is not None:
-                    owned.setdefault(module, {})[site.name] = site
-        placed = {name for sites in owned.values() for name in sites}
-        whole: list[Site] = []
-        for site in space:
-            owner = self.owners.get(site.name, "")
-            if owner:
-                owned.setdefault(modules[owner], {})[site.name] = site
-            elif site.name not in placed:
-                whole.append(site)
-        return [(module, list(sites.values())) for module, sites in owned.items()], whole
+
+def owned(
+    model: nn.Module, space: ParameterSpace, owners: Mapping[str, str]
+) -> tuple[list[tuple[nn.Module, list[Site]]], list[Site]]:
+    """Sites by the module they are exchanged with, and those exchanged for the whole evaluation."""
+    modules = dict(named_modules(model))
+    rest = {id(site.parameter): site for site in space if site.name not in owners}
+    found: dict[nn.Module, dict[str, Site]] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if (site := rest.get(id(parameter))) is not None:
+                found.setdefault(module, {})[site.name] = site
+    placed = {name for sites in found.values() for name in sites}
+    whole: list[Site] = []
+    for site in space:
+        owner = owners.get(site.name, "")
+        if owner:
+            found.setdefault(modules[owner], {})[site.name] = site
+        elif site.name not in placed:
+            whole.append(site)
+    return [(module, list(sites.values())) for module, sites in found.items()], whole
 
 
 @dataclass
@@ -94,7 +97,7 @@ class _Frame:
     pairs: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list[tuple[Tensor, Tensor, Tensor]])
 
 
-class _Exchange:
+class Exchange:
     """The weights exchanged at this moment, as a stack: modules nest, tied weights may be met twice."""
 
     def __init__(
@@ -114,7 +117,7 @@ class _Exchange:
     def install(self, plan: Sequence[tuple[nn.Module, list[Site]]], whole: list[Site]) -> None:
         """Exchange `whole` now, and each module's sites whenever it runs."""
         if whole:
-            self._enter(None, whole)
+            self.enter(None, whole)
         for module, sites in plan:
             self.handles.append(module.register_forward_pre_hook(self._entering(sites), prepend=True))
             # always_call: a forward that raises must give its weights back too
@@ -130,18 +133,16 @@ class _Exchange:
     def _entering(self, sites: list[Site]) -> Any:
         def enter(module: nn.Module, args: Any) -> None:
             with self.interrupts.held():
-                self._enter(module, sites)
+                self.enter(module, sites)
 
         return enter
 
     def _leaving(self, module: nn.Module, args: Any, output: Any) -> None:
         with self.interrupts.held():
-            # a module that another pre-hook stopped never entered; one whose callee was interrupted is not on top
-            while any(frame.module is module for frame in self.stack):
-                if self._leave() is module:
-                    break
+            self.leave(module)
 
-    def _enter(self, module: nn.Module | None, sites: list[Site]) -> None:
+    def enter(self, module: nn.Module | None, sites: list[Site]) -> None:
+        """Show these sites' probes until `leave(module)`."""
         frame = _Frame(module)
         self.stack.append(frame)
         # a site met again inside its own exchange (tied, or a shared module) already shows its probe
@@ -151,6 +152,13 @@ class _Exchange:
             frame.pairs.append((site.parameter, site.parameter.data, out))
             self.active.add(id(site.parameter))
             site.parameter.data = out
+
+    def leave(self, module: nn.Module) -> None:
+        """Give back what was exchanged for a module, and for those inside it that did not get to their end."""
+        # a module that another pre-hook stopped never entered; one whose callee was interrupted is not on top
+        while any(frame.module is module for frame in self.stack):
+            if self._leave() is module:
+                break
 
     def _leave(self) -> nn.Module | None:
         frame = self.stack[-1]

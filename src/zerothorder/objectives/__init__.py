@@ -13,7 +13,8 @@ class Objective(Protocol):
     """A function of the model and a batch.
 
     `prepare` runs once a step at θ (reference log-probabilities, generations); `evaluate` is pure. An objective
-    whose prepared batch can be cut by example also has `select(prepared, rows)`; one that differentiates has
+    whose prepared batch can be cut by example also has `select(prepared, rows)`, where a row may be asked for more
+    than once, and `count(prepared)`; one that differentiates has
     `gradient(model, prepared, sites)`; one that judges all points together has `compare(list of Values)`.
     """
 

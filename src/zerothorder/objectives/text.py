@@ -39,6 +39,10 @@ class TextObjective:
         """The examples as they are."""
         return tuple(batch)
 
+    def count(self, prepared: Examples) -> int:
+        """Number of prepared examples."""
+        return len(prepared)
+
     def select(self, prepared: Examples, rows: Sequence[int]) -> Examples:
         """Some of the prepared examples."""
         return tuple(prepared[row] for row in rows)

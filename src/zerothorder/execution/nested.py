@@ -1,0 +1,53 @@
+"""Arguments and results of modules: tensors inside tuples, lists and dictionaries."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from torch import Tensor
+
+
+class Inseparable(Exception):
+    """The rows of several points cannot be told apart; the message says where."""
+
+
+def mapped(change: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """The same structure with every tensor changed."""
+    if isinstance(tree, Tensor):
+        return change(tree)
+    if isinstance(tree, tuple | list):
+        return _like(tree, [mapped(change, leaf) for leaf in cast(list[Any], tree)])
+    if isinstance(tree, dict):
+        return {key: mapped(change, leaf) for key, leaf in cast(dict[Any, Any], tree).items()}
+    return tree
+
+
+def holds(test: Callable[[Any], bool], tree: Any) -> bool:
+    """Whether any leaf passes the test."""
+    if isinstance(tree, tuple | list):
+        return any(holds(test, leaf) for leaf in cast(list[Any], tree))
+    if isinstance(tree, dict):
+        return any(holds(test, leaf) for leaf in cast(dict[Any, Any], tree).values())
+    return test(tree)
+
+
+def joined(trees: list[Any], join: Callable[[list[Tensor]], Tensor]) -> Any:
+    """One structure of several alike ones, their tensors joined place by place. Inseparable for unknown kinds."""
+    first = trees[0]
+    if isinstance(first, Tensor):
+        return join(trees)
+    if isinstance(first, tuple | list):
+        return _like(first, [joined(list(parts), join) for parts in zip(*trees, strict=True)])
+    if isinstance(first, dict):
+        keys = cast(dict[Any, Any], first)
+        found: dict[Any, Any] = {key: joined([tree[key] for tree in trees], join) for key in keys}
+        kind: Any = type(first)  # type: ignore[reportUnknownVariableType]
+        return found if kind is dict else kind(**found)  # a ModelOutput takes its fields by name
+    if first is None or isinstance(first, int | float | str | bool):
+        return first
+    raise Inseparable(f"a module returns a {type(first).__name__}")
+
+
+def _like(shape: Any, leaves: list[Any]) -> Any:
+    if hasattr(shape, "_fields"):
+        return type(shape)(*leaves)
+    return type(shape)(leaves)
