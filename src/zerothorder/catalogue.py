@@ -34,7 +34,7 @@ def register(recipe: type[Recipe], schemes: Mapping[str, Mapping[str, float]] | 
 def row(name: str) -> Row:
     """UsageError with the nearest name for an unknown recipe."""
     if name not in CATALOGUE:
-        raise UsageError(f"unknown recipe {name!r}{nearest(name, CATALOGUE)}; `zo recipes` lists them")
+        raise UsageError(f"unknown recipe {name!r}{nearest(name, CATALOGUE)} (`zo recipes` lists them)")
     return CATALOGUE[name]
 
 

@@ -42,7 +42,7 @@ class TaskConfig:
     device: str = "cpu"
     """Where the model lives."""
     threads: int | None = None
-    """CPU threads; by default torch's choice, and on resume those of the run."""
+    """CPU threads; by default torch's choice."""
     trust_remote_code: bool = False
     """Allow code that comes with a model."""
     quiet: bool = False
@@ -75,6 +75,8 @@ class TrainConfig(TaskConfig):
     """Which weights: all, LoRA factors, or a prefix of keys and values."""
     freeze: tuple[str, ...] = ()
     """Leave alone the parameters whose name contains one of these words, for example embed_tokens."""
+    threads: int | None = None
+    """CPU threads; by default torch's choice, and on resume those of the run."""
     steps: int = 1000
     """Steps of the run; schedules run over them."""
     batch_size: int = 16
@@ -84,21 +86,21 @@ class TrainConfig(TaskConfig):
     group_by_length: int = 16
     """Sort windows of this many batches by length, so that little is padding; 1: no sorting."""
     lr: float | None = None
-    """Learning rate; by default the recipe's for the scheme."""
+    """Learning rate; by default the recipe's for the scheme (see `zo recipes mezo`)."""
     eps: float | None = None
-    """Size of the perturbation; by default the recipe's for the scheme."""
+    """Size of the perturbation; by default the recipe's for the scheme (see `zo recipes mezo`)."""
     draws: int | None = None
-    """Directions a step (n-SPSA)."""
+    """Directions a step (n-SPSA); by default the recipe's (see `zo recipes mezo`)."""
     weight_decay: float | None = None
-    """Coupled weight decay; biases and norms are left out."""
+    """Coupled weight decay, without biases and norms; by default the recipe's (see `zo recipes mezo`)."""
     schedule: Literal["constant", "linear", "cosine"] | None = None
-    """How the learning rate falls over the steps."""
+    """How the learning rate falls over the steps; by default the recipe's (see `zo recipes mezo`)."""
     warmup: int | None = None
-    """Steps of linear warm-up."""
+    """Steps of linear warm-up; by default the recipe's (see `zo recipes mezo`)."""
     optimizer: Literal["sgd", "momentum", "adam"] | None = None
-    """What turns the estimate into a step."""
+    """What turns the estimate into a step; by default the recipe's (see `zo recipes mezo`)."""
     law: Literal["gaussian", "rademacher"] | None = None
-    """Law of the directions."""
+    """Law of the directions; by default the recipe's (see `zo recipes mezo`)."""
     seed: int = 0
     """Names the run: directions and data order."""
     precision: Literal["residual", "stochastic", "nearest"] = "residual"
@@ -116,7 +118,7 @@ class TrainConfig(TaskConfig):
     snapshot_every: int = 500
     """Snapshot every so many steps: a resumed run replays at most these."""
     resume: bool = False
-    """Go on with the run in the output folder; no other flag is needed."""
+    """Go on with the run in the --output folder; no further flag is needed."""
     overwrite: bool = False
     """Remove a run that is in the output folder."""
     report_to: tuple[str, ...] = ()

@@ -8,9 +8,10 @@ import pytest
 
 from cli.conftest import Zo
 from zerothorder.cli import evaluate, main, train
-from zerothorder.cli.flags import field_docs
+from zerothorder.cli.flags import field_docs, parse
 from zerothorder.cli.main import COMMANDS
 from zerothorder.config import EvalConfig, TrainConfig
+from zerothorder.errors import UsageError
 
 HEAVY = ("transformers", "matplotlib", "numba", "datasets", "pandas", "peft")
 LISTED = f"""
@@ -30,7 +31,7 @@ def test_help_loads_nothing_heavy(words: str):
     assert done.stderr.strip() == ""
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "plan"])
+@pytest.mark.parametrize("command", list(COMMANDS))
 def test_every_command_has_help(zo: Zo, command: str):
     said = zo(*command.split(), "--help")
     assert said.code == 0
@@ -51,6 +52,83 @@ def test_flags_become_the_dataclass_and_its_defaults():
     given = {"freeze": ("a", "b"), "lr": 2e-3, "chat": True, "schedule": "cosine"}
     assert config == dataclasses.replace(TrainConfig(output=config.output), **given)
     assert not complete
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_help_names_what_it_takes(zo: Zo, command: str):
+    text = " ".join(zo(*command.split(), "--help").out.replace("│", " ").split())
+    for nothing in ("options options", "None", "(default: )", "--no-json", "--no-quiet"):
+        assert nothing not in text
+    assert ("on resume" in text) == (command == "train")
+    optional = {"recipes": "[NAME]", "eval": "[MODEL]"}
+    assert optional.get(command, "") in text
+
+
+def test_what_the_recipe_decides_says_where_to_look():
+    docs = field_docs(TrainConfig)
+    for name in ("lr", "eps", "draws", "weight_decay", "schedule", "warmup", "optimizer", "law"):
+        assert "zo recipes mezo" in docs[name], name
+    assert "--output" in docs["resume"]
+
+
+def test_a_flag_that_is_on_can_be_turned_off():
+    @dataclasses.dataclass(frozen=True)
+    class Both:
+        """Flags."""
+
+        on: bool = True
+        """On."""
+        off: bool = False
+        """Off."""
+
+    assert parse(Both, ["--no-on", "--off"], "both") == Both(on=False, off=True)
+    assert parse(Both, ["--on"], "both") == Both()
+    assert parse(Both, ["--no-off"], "both", default=Both(off=True)) == Both()
+    with pytest.raises(UsageError, match="both has no flag --no-off"):
+        parse(Both, ["--no-off"], "both")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("train --outptu x", "zo train has no flag --outptu; did you mean --output?"),
+        ("train --zzz", "zo train has no flag --zzz; `zo train --help` lists its flags"),
+        ("train --steps many --output x", "--steps is 'many', but must be a whole number"),
+        ("train --lr=fast --output x", "--lr is 'fast', but must be a number"),
+        (
+            "train --dtype float23",
+            "--dtype is 'float23', but must be one of float32, bfloat16, float16; did you mean 'float32'?",
+        ),
+        ("train --output", "--output has no value; it must be followed by a path"),
+        ("train --resume --output", "--output has no value; it must be followed by a path"),
+        ("train", "zo train needs --output PATH; `zo train --help` tells what it is"),
+        (
+            "train mezo --output x",
+            "zo train takes flags only, so 'mezo' has no place; `zo train --help` lists its flags",
+        ),
+        ("train --json=yes --output x", "--json takes no value, so leave 'yes' out"),
+        ("replay base -o", "-o has no value; it must be followed by a path"),
+        ("replay base -o x", "zo replay needs LEDGER; `zo replay --help` tells what it is"),
+        ("eval --model X", "zo eval takes its model without a flag: zo eval MODEL"),
+        ("plan --stepz 3", "zo plan has no flag --stepz; did you mean --steps?"),
+        ("recipes mezoo", "unknown recipe 'mezoo'; did you mean 'mezo'? (`zo recipes` lists them)"),
+        ("ledger shw x", "unknown command 'ledger shw'; did you mean `zo ledger show`?"),
+        (
+            "ledger list",
+            "unknown command 'ledger list'; there are `zo ledger show`, `zo ledger verify`, `zo ledger diff`",
+        ),
+    ],
+)
+def test_a_wrong_word_gets_one_sentence(zo: Zo, words: str, sentence: str):
+    said = zo(*words.split())
+    assert (said.code, said.out, said.err) == (2, "", f"zo: {sentence}\n")
+
+
+def test_flags_are_read_as_they_were_before():
+    words = ["--output=x", "--batch_size", "3", "--lr", "-1", "--freeze", "a", "b", "--seed", "-2", "--threads", "None"]
+    config, _ = train.read_flags(words)
+    given = {"batch_size": 3, "lr": -1.0, "freeze": ("a", "b"), "seed": -2}
+    assert config == dataclasses.replace(TrainConfig(output=config.output), **given)
 
 
 def test_version_and_wrong_words(zo: Zo):

@@ -11,9 +11,11 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import tyro
 
+from zerothorder.cli.words import check_words, metavar
+
 Config = TypeVar("Config")
 Groups = Mapping[str, Sequence[str]]
-"""Title → field names. What is in no group comes last."""
+"""Title → field names. What is in no group stands with --help."""
 
 
 def parse(
@@ -27,48 +29,65 @@ def parse(
 ) -> Config:
     """The dataclass that the arguments describe; flags left out have `default`'s values.
 
-    Prints help or what is wrong with a flag and exits (0 or 2), as every command line does.
+    UsageError for what is wrong with a word; prints help and exits where that is asked for.
     """
+    pairs = default is not None  # what is on already must be possible to turn off
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     grouped = {name for names in (groups or {}).values() for name in names}
-    whole = {"options": [name for name in fields if name not in grouped], **(groups or {})}
+    alone = [name for name in fields if name not in grouped]
     hints, docs, short = get_type_hints(kind), field_docs(kind), aliases or {}
+    flags = {name: field for name, field in fields.items() if hints[name] is bool and name not in positional}
+    negatable = [name for name, field in flags.items() if pairs or field.default is True]
+    check_words(kind, arguments, prog, positional, short, defaults=pairs, negatable=negatable)
     parts: list[Any] = []
-    for number, (title, names) in enumerate(whole.items()):
-        if not names:
-            continue
+    for number, (title, names) in enumerate({"": alone, **(groups or {})}.items()):
         members: list[Any] = []
         for name in names:
             hint: Any = Annotated[
-                hints[name], _shown(hints[name], fields[name], docs.get(name, ""), default, short.get(name))
+                hints[name],
+                _shown(hints[name], fields[name], docs.get(name, ""), default, short.get(name), name in positional),
             ]
             if name in positional:
                 hint = tyro.conf.Positional[hint]
+            if name in flags and name not in negatable:
+                hint = tyro.conf.FlagCreatePairsOff[hint]
             members.append((name, hint, _field(fields[name], default)))
+        if not title:
+            parts += members
+            continue
         group = dataclasses.make_dataclass(f"Group{number}", members, frozen=True, kw_only=True)
         group.__doc__ = None
         parts.append((title.replace(" ", "_"), Annotated[group, tyro.conf.arg(help="")]))
-    outer = dataclasses.make_dataclass(kind.__name__, parts, frozen=True)
+    outer = dataclasses.make_dataclass(kind.__name__, parts, frozen=True, kw_only=True)
     found = tyro.cli(
         outer,
         prog=prog,
         description=inspect.getdoc(kind),
         args=list(arguments),
-        config=(tyro.conf.OmitArgPrefixes, *(() if default is not None else (tyro.conf.FlagCreatePairsOff,))),
+        config=(tyro.conf.OmitArgPrefixes,),
     )
-    values = {name: getattr(getattr(found, title.replace(" ", "_")), name) for title in whole for name in whole[title]}
+    values = {name: getattr(found, name) for name in alone}
+    for title, names in (groups or {}).items():
+        values |= {name: getattr(getattr(found, title.replace(" ", "_")), name) for name in names}
     return kind(**values)
 
 
-def _shown(hint: Any, field: "dataclasses.Field[Any]", doc: str, default: Any, aliases: Sequence[str] | None) -> Any:
-    """Help without what says nothing: None among the choices, and empty defaults."""
+def _shown(
+    hint: Any,
+    field: "dataclasses.Field[Any]",
+    doc: str,
+    default: Any,
+    aliases: Sequence[str] | None,
+    positional: bool,
+) -> Any:
+    """Help without what says nothing: None among the choices, and empty defaults. Words without a flag have names."""
     value = getattr(default, field.name) if default is not None else field.default
     quiet: dict[str, Any] = {"help_behavior_hint": ""} if value is None or value is False or value == () else {}
-    inner = [arg for arg in get_args(hint) if arg is not type(None)]
-    if type(None) in get_args(hint):
-        kind = inner[0]
-        choices = get_args(kind)
-        quiet["metavar"] = "{" + ",".join(map(str, choices)) + "}" if choices else kind.__name__.upper()
+    if positional:
+        name = field.name.upper()
+        quiet["metavar"] = name if field.default is dataclasses.MISSING else f"[{name}]"
+    elif type(None) in get_args(hint):
+        quiet["metavar"] = metavar(hint)
     return tyro.conf.arg(help=doc, aliases=list(aliases) if aliases else None, **quiet)
 
 

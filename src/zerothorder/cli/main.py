@@ -18,7 +18,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "ledger show": ("ledger", "show", "what is in a ledger: recipe, settings, entries"),
     "ledger verify": ("verify", "main", "is a ledger whole, of this base, and does it lead to the recorded weights?"),
     "ledger diff": ("ledger", "diff", "where two ledgers part"),
-    "plan": ("plan", "plan_command", "memory and time of a run, before anything is loaded"),
+    "plan": ("plan", "main", "memory and time of a run, before anything is loaded"),
     "recipes": ("recipes", "main", "the catalogue of methods, with papers and settings"),
 }
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def run() -> int:
         try:
             return _load(name)(rest)
-        except SystemExit as stop:  # help, or a flag that does not exist: tyro has said so
+        except SystemExit as stop:  # help was asked for
             return stop.code if isinstance(stop.code, int) else MENDABLE if stop.code else 0
 
     return guarded(run, debug)
@@ -60,16 +60,7 @@ def _command(words: Sequence[str]) -> tuple[str, list[str]] | None:
 
 def _load(name: str) -> Callable[[Sequence[str]], int]:
     module, function, _ = COMMANDS[name]
-    found = getattr(importlib.import_module(f"zerothorder.cli.{module}"), function)
-    if function != "plan_command":
-        return found
-
-    def with_flags(words: Sequence[str]) -> int:
-        import tyro
-
-        return int(tyro.cli(found, prog=f"zo {name}", args=list(words)) or 0)
-
-    return with_flags
+    return getattr(importlib.import_module(f"zerothorder.cli.{module}"), function)
 
 
 def _usage(words: Sequence[str]) -> int:
@@ -77,10 +68,19 @@ def _usage(words: Sequence[str]) -> int:
     asked = [word for word in words if not word.startswith("-")]
     known = _known()
     if asked and asked != ["ledger"]:
-        tries = (" ".join(asked[:2]), asked[0])
-        close = [name for word in tries for name in difflib.get_close_matches(word, known, 1)]
-        hint = f"did you mean `zo {close[0]}`?" if close else "`zo --help` lists the commands"
-        print(f"zo: unknown command {asked[0]!r}; {hint}", file=sys.stderr)
+        within = [name for name in known if name.startswith(f"{asked[0]} ")]
+        if within:
+            tries = (" ".join(asked[:2]),)
+            others = ", ".join(f"`zo {name}`" for name in within)
+        else:
+            tries, others = (" ".join(asked[:2]), asked[0]), "`zo --help` lists the commands"
+        close = [
+            name
+            for word in tries
+            for name in difflib.get_close_matches(word, within or known, 1, 0.75 if within else 0.6)
+        ]
+        hint = f"did you mean `zo {close[0]}`?" if close else f"there are {others}" if within else others
+        print(f"zo: unknown command {tries[0] if within else asked[0]!r}; {hint}", file=sys.stderr)
         return MENDABLE
     wanted = not words or words[0] in ("-h", "--help") or words[-1] in ("-h", "--help")
     lines = ["usage: zo COMMAND [OPTIONS]      zo COMMAND --help", ""]

@@ -1,16 +1,22 @@
 """`zo plan`: memory and time of a run, before anything is loaded."""
 
 import json
-from typing import Annotated
+from collections.abc import Sequence
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
+from zerothorder.cli.flags import parse
 from zerothorder.plan import Plan, PlanConfig, make_plan
 
 
-def plan_command(config: Annotated[PlanConfig, tyro.conf.arg(name="")]) -> None:
+def main(words: Sequence[str]) -> int:
+    """Predict as the flags say."""
+    plan_command(parse(PlanConfig, words, "zo plan"))
+    return 0
+
+
+def plan_command(config: PlanConfig) -> None:
     """Predict memory and time of a run before anything is loaded."""
     plan = make_plan(config)
     if config.json:

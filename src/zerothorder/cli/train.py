@@ -48,10 +48,13 @@ def main(words: Sequence[str]) -> int:
 
 def read_flags(words: Sequence[str]) -> tuple[TrainConfig, bool]:
     """The config, and whether it was made from that of the run to resume (flags left out are the run's then)."""
-    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     peek.add_argument("--output", type=Path)
     peek.add_argument("--resume", action="store_true")
-    asked, _ = peek.parse_known_args([word for word in words if word not in ("-h", "--help")])
+    try:
+        asked, _ = peek.parse_known_args([word for word in words if word not in ("-h", "--help")])
+    except argparse.ArgumentError:  # --output without a value: the next line says so
+        return parse(TrainConfig, words, "zo train", GROUPS), False
     if not asked.resume or asked.output is None:
         return parse(TrainConfig, words, "zo train", GROUPS), False
     saved = dataclasses.replace(saved_run(asked.output), resume=False)

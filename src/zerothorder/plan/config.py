@@ -38,17 +38,17 @@ class PlanConfig:
     choices: int = 2
     """Candidate answers; those of one token share a forward, longer ones take a row each."""
     lr: float | None = None
-    """Learning rate; by default the recipe's for the scheme."""
+    """Learning rate; by default the recipe's for the scheme (see `zo recipes mezo`)."""
     eps: float | None = None
-    """Size of the perturbation; by default the recipe's for the scheme."""
+    """Size of the perturbation; by default the recipe's for the scheme (see `zo recipes mezo`)."""
     draws: int | None = None
-    """Directions a step (n-SPSA)."""
+    """Directions a step (n-SPSA); by default the recipe's (see `zo recipes mezo`)."""
     weight_decay: float | None = None
-    """Coupled weight decay; biases and norms are left out."""
+    """Coupled weight decay, without biases and norms; by default the recipe's (see `zo recipes mezo`)."""
     optimizer: Literal["sgd", "momentum", "adam"] | None = None
-    """What turns the estimate into a step."""
+    """What turns the estimate into a step; by default the recipe's (see `zo recipes mezo`)."""
     law: Literal["gaussian", "rademacher"] | None = None
-    """Law of the directions."""
+    """Law of the directions; by default the recipe's (see `zo recipes mezo`)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Dtype of the weights and of the forwards."""
     precision: Literal["residual", "stochastic", "nearest"] = "residual"
