@@ -10,6 +10,7 @@ from rich.console import Console
 
 from zerothorder.cli import terminal
 from zerothorder.cli.terminal import JsonLines, Live, Log, table
+from zerothorder.cli.train import summary
 
 
 def step(number: int, loss: float, seconds: float = 0.5, rows: int = 8) -> dict[str, Any]:
@@ -86,6 +87,16 @@ def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]):
     rows = [json.loads(line, parse_constant=pytest.fail) for line in capsys.readouterr().out.splitlines()]
     assert rows[0]["loss"] is None
     assert rows[1] == {"kind": "result", "measures": {"auc": None, "list": [None, 1.0]}}
+
+
+@pytest.mark.parametrize("rows", [{}, {"rows": 1066}])
+def test_the_last_table_counts_the_rows_where_they_are_known(rows: dict[str, int]):
+    screen = io.StringIO()
+    measures = {"zero-shot": {"accuracy": 0.5}, "test": {**rows, "accuracy": 0.625}}
+    Console(file=screen, width=60).print(summary(measures))
+    last = ["rows measured – 1,066"] if rows else []
+    lines = [" ".join(line.split()) for line in screen.getvalue().splitlines()]
+    assert lines == ["test zero-shot trained", "accuracy 0.5000 0.6250", *last]
 
 
 def test_a_table_shows_what_is_missing():

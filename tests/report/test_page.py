@@ -230,6 +230,25 @@ def test_a_long_run_stays_a_small_page(tmp_path: Path) -> None:
     assert page.stat().st_size < 300_000
 
 
+def test_rows_stand_below_the_scores_where_they_are_known(tmp_path: Path) -> None:
+    assert "rows measured" not in write_report(full(tmp_path / "silent")).read_text()
+    rows = [
+        {"kind": "eval", "step": at, "split": split, "accuracy": 0.5, "rows": count}
+        for at, split, count in ((0, "zero-shot", 1000), (1, "dev", 200), (2, "dev", 250))
+    ]
+    page = write_report(run(tmp_path / "demo", rows)).read_text()
+    (row,) = re.findall(r"<tr><td>rows measured</td>(.*?)</tr>", page)
+    assert re.findall(r"<td>(.*?)</td>", row) == ["1,000", "250", "", "250", "–", ""]
+
+
+def test_the_commands_work_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full(tmp_path / "demo")
+    monkeypatch.chdir(tmp_path)
+    page = write_report(Path("demo")).read_text()
+    assert f"--output {tmp_path}/demo<" in page
+    assert f"zo replay smollm2 {tmp_path}/demo/ledger.zo" in page
+
+
 def test_a_schedule_and_an_odd_metric_get_their_own_pictures(tmp_path: Path) -> None:
     rows = [step(at, lr=1e-6 * (5 - at)) for at in range(5)]
     rows += [{"kind": "eval", "step": at, "split": "dev", "perplexity": 30.0 - at} for at in range(5)]

@@ -13,6 +13,8 @@ from zerothorder.config import TrainConfig, saved_run
 if TYPE_CHECKING:
     from rich.table import Table
 
+ROWS = "rows"
+"""How many rows an evaluation measured, which stands among its measures."""
 DATA_FLAGS = ("data", "objective", "template", "verbalizers", "text_column", "label_column", "chat", "max_length")
 MODEL_FLAGS = ("model", "dtype", "attention", "device", "threads", "trust_remote_code")
 GROUPS: Mapping[str, Sequence[str]] = {
@@ -65,10 +67,10 @@ def read_flags(words: Sequence[str]) -> tuple[TrainConfig, bool]:
 def summary(measures: Mapping[str, Mapping[str, Any]]) -> "Table":
     """Test measures before and after, side by side."""
     before, after = measures.get("zero-shot", {}), measures.get("test", {})
-    rows = [
-        (label(name), _number(before.get(name)), _number(after.get(name))) for name in dict.fromkeys((*before, *after))
-    ]
-    return table(("test", "zero-shot", "trained"), rows)
+    names = [name for name in dict.fromkeys((*before, *after)) if name != ROWS]
+    rows = [(label(name), _number(before.get(name)), _number(after.get(name))) for name in names]
+    counts = [None if ROWS not in found else f"{int(found[ROWS]):,}" for found in (before, after)]
+    return table(("test", "zero-shot", "trained"), [*rows, *([("rows measured", *counts)] if any(counts) else [])])
 
 
 def _number(value: float | None) -> str | None:

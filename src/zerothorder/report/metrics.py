@@ -91,6 +91,12 @@ class Metrics:
             np.array([value for _, value in found], dtype=np.float64),
         )
 
+    def rows(self, split: str) -> int | None:
+        """How many rows the last evaluation on a split measured; None where it does not say."""
+        found = [number(row.get("rows")) for row in self.evals if row.get("split") == split]
+        known = [count for count in found if count is not None and math.isfinite(count)]
+        return int(known[-1]) if known else None
+
     def forwards_at(self, steps: Floats) -> Floats | None:
         """Cumulative example-forwards at given steps, by interpolation; None where the rows do not say."""
         at, forwards = self.series("forwards")

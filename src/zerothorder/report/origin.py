@@ -75,8 +75,9 @@ def bytes_a_step(contents: "Contents") -> int | None:
 
 
 def commands(run_folder: Path, config: Mapping[str, Any], *, ledger: bool) -> Iterator[tuple[str, str]]:
-    """(what it is for, command line): train like this again, replay, verify."""
-    if (line := train_command(config)) is not None:
+    """(what it is for, command line): train like this again, replay, verify. With absolute paths: from any folder."""
+    run_folder = run_folder.resolve()
+    if (line := train_command({**config, "output": str(run_folder)} if config else {})) is not None:
         yield "how it was trained", line
     if ledger:
         base = shlex.quote(text.title(config.get("model"), "BASE"))

@@ -174,4 +174,9 @@ def _scores(metrics: Metrics) -> list[Score]:
                 change="–" if before is None or after is None else text.change(before, after),
             )
         )
+    zero, dev, test = (metrics.rows(split) for split in (ZERO_SHOT, "dev", "test"))
+    if rows and (zero, dev, test) != (None, None, None):
+        rows.append(
+            Score("rows measured", text.number(zero), text.number(dev), "", text.number(dev), text.number(test), "")
+        )
     return rows
