@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -172,6 +171,12 @@ def absolute(name: str) -> str:
     return str(path.resolve() if path.is_dir() else path.parent.resolve() / path.name)
 
 
+def _same_place(a: str, b: str) -> bool:
+    """Two names of one file or folder. A name that is no path here is the same as itself only."""
+    one, other = Path(absolute(a)), Path(absolute(b))
+    return a == b or (one.is_absolute() and other.is_absolute() and one.resolve() == other.resolve())
+
+
 def load_config(path: Path) -> TrainConfig:
     """A saved config. UsageError for an unreadable file or unknown fields."""
     try:
@@ -210,7 +215,7 @@ def check_resumable(given: TrainConfig, *, complete: bool = False) -> TrainConfi
         before, now = getattr(saved, field.name), getattr(given, field.name)
         if field.name in _OF_THE_CALL or now == before or (now == field.default and not complete):
             continue
-        if field.name in _PLACES and os.path.realpath(absolute(now)) == os.path.realpath(absolute(before)):
+        if field.name in _PLACES and _same_place(before, now):
             continue
         used = _used(saved, field.name)
         if now == used:

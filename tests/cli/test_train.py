@@ -1,5 +1,6 @@
 """`zo train` from the first word to the model folder: what it leaves, how it stops, and that it goes on exactly."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -192,8 +193,9 @@ def test_a_run_goes_on_from_another_folder(
 
 
 def test_packaged_names_and_hub_ids_are_not_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from zerothorder.config import PACKAGED, TrainConfig, absolute
+    from zerothorder.config import PACKAGED, TrainConfig, absolute, check_resumable
     from zerothorder.data.sources import DATA, MODELS
+    from zerothorder.errors import UsageError
 
     assert set(PACKAGED) == {*MODELS, *DATA}
     monkeypatch.chdir(tmp_path)
@@ -202,8 +204,12 @@ def test_packaged_names_and_hub_ids_are_not_paths(tmp_path: Path, monkeypatch: p
     assert [absolute(name) for name in ("minilm", "./minilm", "mine", "org/name")] == [
         "minilm", str(tmp_path / "minilm"), str(tmp_path / "mine"), "org/name",
     ]  # fmt: skip
-    config = TrainConfig(output=Path("run"))
+    config = TrainConfig(output=Path("run"), model="minilm")
     assert config.with_absolute_paths() == config
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text(config.to_json())
+    with pytest.raises(UsageError, match=r"was started with model = 'minilm', not '\./minilm'"):
+        check_resumable(dataclasses.replace(config, model="./minilm"))
 
 
 def test_the_python_interface_resumes_with_the_folder_alone(train: Zo, tmp_path: Path):
