@@ -1,6 +1,7 @@
 """The run of a folder: a new one, or the one its ledger tells of."""
 
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
@@ -68,13 +69,13 @@ def open_run(
         origin={
             "zerothorder": version("zerothorder"),
             "torch": torch.__version__,
-            "model": config.model,
+            "model": _name(config.model),
             "scheme": config.scheme,
             "dtype": config.dtype,
             "objective": config.objective,
         },
         data={
-            "source": config.data,
+            "source": _name(config.data),
             "batch_size": config.batch_size,
             "group_by_length": config.group_by_length,
             "sha256": digest,
@@ -86,3 +87,8 @@ def open_run(
     if contents is not None:
         report.note(f"resumed at step {run.index}")
     return run, movement
+
+
+def _name(place: str) -> str:
+    """A ledger is shared: of a local path it tells the last part, a packaged name or hub id whole."""
+    return Path(place).name if Path(place).is_absolute() else place

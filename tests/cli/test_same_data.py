@@ -34,3 +34,8 @@ def test_steps_that_were_skipped_are_told(train: Zo, monkeypatch):
     said = train("--eval-rows", "4", "--test-rows", "4")
     assert said.code == 0, said.err
     assert "8 of 8 steps were skipped, for their loss was not a number; the model is as it was" in said.err
+
+
+def test_a_ledger_does_not_tell_where_files_lie(train: Zo, tmp_path: Path):
+    assert train().code == 0
+    assert str(tmp_path).encode() not in (tmp_path / "run/ledger.zo").read_bytes()

@@ -61,7 +61,7 @@ def test_a_run_is_as_planned(llama_folder: Path, tmp_path: Path, fields: dict[st
     assert found.sites == len(space)
     assert parts["weights"] == sum(t.nbytes for t in (*run.model.parameters(), *run.model.buffers()))
     assert parts["residual"] + parts["state"] == run.state.nbytes
-    (scratch,) = swap._scratch.values()
+    (scratch,) = swap.scratch.values()
     assert 0 <= scratch.nbytes - parts["scratch"] < 64 * scratch.itemsize * len(space)  # aligned
     meter = run.around.meter
     assert (found.forwards * 5, found.evaluations * 5) == (meter.examples, meter.calls)

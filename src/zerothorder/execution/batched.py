@@ -78,8 +78,8 @@ class Batched:
         around: Surroundings,
     ) -> list[Values]:
         on, rows = points[0].on, points[0].rows
-        count: Any = objective.count  # type: ignore[reportAttributeAccessIssue]
-        rows = tuple(range(count(batches[on]))) if rows is None else rows
+        splittable: Any = objective
+        rows = tuple(range(int(splittable.count(batches[on])))) if rows is None else rows
         copies = Point((), on, rows * len(points))
         with Interrupts() as interrupts, around.meter.watching(around.model):
             visit = _Visit(points, len(rows), around, interrupts, self.swap.scratch)
