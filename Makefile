@@ -8,7 +8,7 @@
 
 # Chosen on dev; what was tried stands in docs/log.md.
 SEARCH          ?= --freeze embed --law rademacher --schedule linear --eps 2e-3 --dtype bfloat16 --batch-size 16
-DEMO_FLAGS      ?= $(SEARCH) --steps 300 --lr 4e-5 --seed 0 --eval-every 100
+DEMO_FLAGS      ?= $(SEARCH) --steps 300 --lr 4e-5 --seed 0 --eval-every 150
 DEMO_LONG_FLAGS ?= $(SEARCH) --steps 3000 --lr 2.5e-5 --seed 0 --eval-every 250 --snapshot-every 250
 
 PYTHON     ?= python3
@@ -43,7 +43,7 @@ help:  ## this list
 
 setup: $(READY)  ## .venv with the package (editable), a torch and all the tools
 
-demo: $(READY)  ## set up and fine-tune a real language model: at most 10 minutes on two cores
+demo: $(READY)  ## set up and fine-tune a real language model: about 9 minutes on two cores
 	$(VENV)/bin/zo train $(DEMO_FLAGS) --output runs/demo --overwrite
 
 demo-long: $(READY)  ## ten times the steps of the demo; goes on where it was stopped

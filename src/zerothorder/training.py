@@ -30,6 +30,9 @@ from zerothorder.run import Run, uninterrupted
 from zerothorder.state import State
 from zerothorder.task import Task, load_task, space_of
 
+_CHECKED, _CHECKED_FROM = 4, 256
+"""Rows that the check before the first step looks at: the shortest of so many."""
+
 
 @dataclass
 class Training:
@@ -106,8 +109,9 @@ class Training:
             self._write(_row(entry))  # written and applied, but killed before its row
         owners = before.get("owners")
         if owners is None:
-            batch = [examples[i] for i in stream.indices(run.index)[:4]]
-            owners = check_executor(run, batch, config.check, self.report)
+            # short ones: hundreds of evaluations, and a site that is read at all is read in a short text too
+            few = sorted(examples[:_CHECKED_FROM], key=lambda example: len(example.prompt))[:_CHECKED]
+            owners = check_executor(run, few, config.check, self.report)
         elif isinstance(run.executor, Swap):
             run.executor = Swap(owners)
         if not before:
