@@ -75,7 +75,7 @@ class Training:
             self.run, self._movement = open_run(config, self.task, space, recipe, contents, self.report)
             self._journal = Journal(config.output / "metrics.jsonl", self.run.index if config.resume else None)
             self._trackers = open_trackers(config.report_to, config.output, dataclasses.asdict(config))
-            self._prepare(examples, stream, before)
+            self._prepare(examples, before)
         except BaseException as error:
             if hasattr(self, "run"):
                 self.run.ledger.close()
@@ -95,7 +95,7 @@ class Training:
                     f"{count} of {len(self.task.splits[split])} {split} texts were too long and lost their beginning"
                 )
 
-    def _prepare(self, examples: Any, stream: BatchStream, before: Mapping[str, Any]) -> None:
+    def _prepare(self, examples: Any, before: Mapping[str, Any]) -> None:
         """Everything between the ledger and the first step of this process."""
         config, run = self.config, self.run
         now = environment.environment(config.executor, config.device)
