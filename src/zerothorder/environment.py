@@ -1,4 +1,4 @@
-"""What a run's bits may depend on beyond its config: threads, processor, versions. Written at the start and on resume.
+"""What a run's bits may depend on beyond its config: threads, processor, versions. Written before the first step.
 
 Replay depends on none of it. A live step does: forwards add up in an order that threads and libraries choose.
 """

@@ -1,4 +1,4 @@
-"""`zo replay BASE LEDGER -o OUT`: the fine-tuned model again, from a few kilobytes."""
+"""`zo replay BASE LEDGER -o OUT`: the fine-tuned model again, from its ledger."""
 
 import hashlib
 from collections.abc import Sequence

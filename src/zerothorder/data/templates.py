@@ -81,8 +81,8 @@ class Verbalizers:
         name = label_name(label)
         if name not in self.labels:
             raise UsageError(
-                f"{where} has the label {name!r}, not one of the verbalizers{nearest(name, self.labels)}; "
-                "give it a word or correct the row"
+                f"{where} has the label {name!r}, not one of the verbalizers; give it a word or "
+                f"correct the row{nearest(name, self.labels)}"
             )
         return self.labels.index(name)
 
