@@ -144,7 +144,7 @@ def test_tokenizers_that_mark_the_start_of_a_text():
         ({"verbalizers": "0=great,1=great film"}, "'great' and 'great film' begin with the same token"),
         (
             {"verbalizers": "0=bad,2=good"},
-            "row 1 has the label '1', not one of the verbalizers; known are 0, 2",
+            "row 1 has the label '1', not one of the verbalizers; give it a word or correct the row; known are 0, 2",
         ),
     ],
 )
