@@ -47,7 +47,7 @@ demo: $(READY)  ## set up and fine-tune a real language model: about 9 minutes o
 	$(VENV)/bin/zo train $(DEMO_FLAGS) --output runs/demo --overwrite
 
 demo-long: $(READY)  ## ten times the steps of the demo; goes on where it was stopped
-	$(VENV)/bin/zo train $(DEMO_LONG_FLAGS) --output runs/demo-long $(if $(wildcard runs/demo-long),--resume)
+	$(VENV)/bin/zo train $(DEMO_LONG_FLAGS) --output runs/demo-long $(if $(wildcard runs/demo-long/config.json),--resume)
 
 test: $(READY)  ## every test, real models included, then the fast ones against the built wheel
 	$(PYTEST) -n $(WORKERS)
