@@ -80,7 +80,7 @@ wheel-test: $(READY)  ## build the wheel and run the fast tests against it from 
 	@rm -rf $(WHEEL) && mkdir -p $(WHEEL)/elsewhere
 	$(PY) -m build --outdir $(WHEEL)/dist . > $(WHEEL)/build.log 2>&1 || { tail -20 $(WHEEL)/build.log; exit 1; }
 	$(PIP) install --quiet --no-deps --target $(WHEEL)/site $(WHEEL)/dist/*.whl
-	@cp -r tests docs pyproject.toml $(wildcard README.md Makefile mkdocs.yml benchmarks examples) $(WHEEL)/elsewhere
+	@cp -r tests docs pyproject.toml $(wildcard README.md Makefile mkdocs.yml benchmarks experiments examples) $(WHEEL)/elsewhere
 	@cd $(WHEEL)/elsewhere && PYTHONPATH=$(WHEEL)/site $(abspath $(PY)) -c \
 	  'import zerothorder as z; assert "wheel/site" in z.__path__[0], f"not the wheel: {z.__path__}"'
 	cd $(WHEEL)/elsewhere && PYTHONPATH=$(WHEEL)/site $(SINGLE) $(QUIET) $(abspath $(PY)) -m pytest \

@@ -22,7 +22,8 @@ def page_of(results: list[dict[str, Any]]) -> str:
         kinds.setdefault(result["name"].split("-")[0], []).append(result)
     parts = [_HEAD, _machine(results)]
     for kind, section in (
-        ("step", _steps), ("pass", _passes), ("memory", _memory), ("ledger", _ledger), ("plan", _plan),
+        ("step", _steps), ("together", _together), ("pass", _passes), ("memory", _memory), ("ledger", _ledger),
+        ("plan", _plan),
     ):  # fmt: skip
         if kind in kinds:
             parts.append(section(kinds[kind]))
@@ -90,6 +91,21 @@ def _steps(results: list[dict[str, Any]]) -> str:
         "The denominator is two evaluations of the same objective on the same rows in inference mode, without a cache, "
         "with the faster of the attentions tried. The plain loop perturbs in place with `torch.randn`, as MeZO is "
         "usually written.\n\n" + _table(head, rows)
+    )
+
+
+def _together(results: list[dict[str, Any]]) -> str:
+    names = ("two_copies_in_one", "swap", "batched", "batched_rank_1")
+    rows = [
+        (r["dtype"], f"{r['rows']}×{r['tokens']}", *(f"{r['ratio'][name]:.2f}" for name in names), _load(r))
+        for r in results
+    ]
+    head = ("weights", "rows", "two copies in one", "Swap", "Batched", "Batched, rank 1", "load")
+    return (
+        "## Evaluating θ ± εz ÷ two forwards\n\n"
+        "All weights but the embedding table, without update and ledger; Rademacher signs, or rank 1 with Gaussian "
+        "factors. `Batched` runs both points in one pass; it is not in the command line yet. The limit is a plain "
+        "forward of the rows twice over.\n\n" + _table(head, rows)
     )
 
 

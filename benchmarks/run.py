@@ -25,7 +25,7 @@ DTYPES = ("float32", "bfloat16")
 
 def measurements() -> dict[str, Callable[[Any], dict[str, Any]]]:
     """Name → measurement, in the order in which they run."""
-    from benchmarks import ledgers, memory, passes, plans, steps
+    from benchmarks import ledgers, memory, passes, plans, steps, together
 
     found: dict[str, Callable[[Any], dict[str, Any]]] = {}
     for dtype in DTYPES:
@@ -33,6 +33,9 @@ def measurements() -> dict[str, Callable[[Any], dict[str, Any]]]:
     for dtype in DTYPES:
         for count in (16, 4):
             found[f"step-{dtype}-{count}x64"] = lambda s, d=dtype, n=count: steps.measure(s, d, n, 64)
+    for dtype in DTYPES:
+        for count in (4, 1):
+            found[f"together-{dtype}-{count}x64"] = lambda s, d=dtype, n=count: together.measure(s, d, n, 64)
     for dtype in DTYPES:
         found[f"memory-{dtype}"] = lambda s, d=dtype: memory.measure(s, d, min(5, s.repeats))
         found[f"ledger-{dtype}"] = lambda s, d=dtype: ledgers.measure(s, d)

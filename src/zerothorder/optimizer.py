@@ -11,6 +11,7 @@ from zerothorder import catalogue
 from zerothorder.errors import LedgerError, UsageError
 from zerothorder.execution import Executor
 from zerothorder.execution.swap import Swap
+from zerothorder.ledger.attachments import Attachments
 from zerothorder.ledger.entry import Entry, Rates, float32
 from zerothorder.ledger.header import check_base
 from zerothorder.ledger.reader import read
@@ -19,7 +20,7 @@ from zerothorder.ledger.writer import Ledger
 from zerothorder.objectives import Objective
 from zerothorder.objectives.wrap import Closure
 from zerothorder.recipe import Recipe
-from zerothorder.replay import apply_entries
+from zerothorder.replay import apply_entries, load_attached
 from zerothorder.run import GROUPS, Run
 from zerothorder.space import ParameterSpace
 from zerothorder.state import State
@@ -148,13 +149,12 @@ class ZerothOrder(torch.optim.Optimizer):
     def _resume(path: Path, model: nn.Module, space: ParameterSpace) -> tuple[Ledger, State]:
         state = State()
         contents = read(path)
+        load_attached(contents, Attachments(path.parent / "attachments"), space, state, str(path))
         try:
             check_base(contents.header, model, space, str(path))
         except LedgerError as error:
             raise LedgerError(f"{error}, or give another path to begin a run") from error
         ledger = Ledger.resume(path)
-        for name, digest in contents.attached.items():
-            state.tensors[name] = ledger.attachments.get(digest, f"{path}: {name!r}")
         done = load_snapshot(path.parent / "snapshots", contents.chains, space, state)
         apply_entries(contents.entries[done:], contents, space, state, ledger.attachments, str(path))
         return ledger, state

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file, save_file
 from tests.cli.conftest import Zo
 
 
@@ -27,13 +29,15 @@ def test_resume_refuses_rows_that_changed_and_takes_the_same_rows_back(
     assert zo("train", "--output", run, "--resume").code == 0
 
 
-def test_steps_that_were_skipped_are_told(train: Zo, monkeypatch):
-    from zerothorder import run as spine
-
-    monkeypatch.setattr(spine.math, "isfinite", lambda value: False)
-    said = train("--eval-rows", "4", "--test-rows", "4")
+def test_steps_that_were_skipped_are_told(train: Zo, llama_folder: Path):
+    path = llama_folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.norm.weight"][0] = torch.nan
+    save_file(tensors, path, {"format": "pt"})
+    said = train()
     assert said.code == 0, said.err
     assert "8 of 8 steps were skipped, for their loss was not a number; the model is as it was" in said.err
+    assert "the model's outputs are not numbers" in said.err
 
 
 def test_a_ledger_does_not_tell_where_files_lie(train: Zo, tmp_path: Path):

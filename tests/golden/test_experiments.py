@@ -11,8 +11,6 @@ from zerothorder.ledger.reader import read
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 RUNS = sorted(path.parent for path in EXPERIMENTS.rglob("ledger.zo"))
 
-pytestmark = pytest.mark.skipif(not RUNS, reason="the experiments are not part of the package")
-
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: str(run.relative_to(EXPERIMENTS)))
 def test_a_committed_run_is_whole(run: Path):

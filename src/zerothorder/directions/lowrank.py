@@ -1,13 +1,14 @@
 """Low-rank directions: z of a matrix is A Bᵀ / √r, whose product with an activation needs no matrix."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from zerothorder import random
 from zerothorder.directions import View
-from zerothorder.errors import UsageError, nearest
+from zerothorder.directions.laws import Dense
+from zerothorder.errors import UsageError
 from zerothorder.key import Key
 from zerothorder.space import Site
 from zerothorder.state import State
@@ -25,12 +26,12 @@ class LowRank:
     run_key: bytes
     rank: int = 1
     law: str = "gaussian"
+    dense: Dense = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.law not in random.LAWS:
-            raise UsageError(f"unknown law {self.law!r}{nearest(self.law, random.LAWS)}")
         if self.rank < 1:
             raise UsageError(f"rank is {self.rank}; at least 1 is needed")
+        object.__setattr__(self, "dense", Dense(self.run_key, self.law))
 
     def matrix(self, site: Site) -> tuple[int, int] | None:
         """(m, n) of a site that is drawn by factors; None for a dense one."""
@@ -38,25 +39,29 @@ class LowRank:
         columns = torch.Size(site.shape[1:]).numel()
         return (rows, columns) if rows * columns > self.rank * (rows + columns) else None
 
-    def factors(self, site: Site, term: Key | str, dtype: torch.dtype) -> tuple[Tensor, Tensor, float] | None:
-        """(A, B, s) of a site's z in a dtype that holds the law; None where z has no factors.
+    def factors(
+        self, site: Site, term: Key | str, dtype: torch.dtype, rows: slice = slice(None)
+    ) -> tuple[Tensor, Tensor, float] | None:
+        """(A, B, s) of a site's z in a dtype that holds the law, `rows` of A only; None where z has no factors.
 
         One draw of the site's key: first the rows of A, then those of B.
         """
         shape = self.matrix(site)
         if isinstance(term, str) or shape is None:
             return None
-        rows, columns = shape
-        drawn = torch.zeros((rows + columns) * self.rank, dtype=dtype, device=site.parameter.device)
-        random.shift(drawn, drawn, self.law, term.seed(self.run_key, site.id), 1.0, 0)
-        both = drawn.view(-1, self.rank)
-        return both[:rows], both[rows:], float(self.rank**-0.5)
+        seed, device = term.seed(self.run_key, site.id), site.parameter.device
+
+        def drawn(first: int, last: int) -> Tensor:
+            z = torch.zeros((last - first) * self.rank, dtype=dtype, device=device)
+            random.shift(z, z, self.law, seed, 1.0, first * self.rank)
+            return z.view(-1, self.rank)
+
+        first, last, _ = rows.indices(shape[0])
+        return drawn(first, last), drawn(shape[0], sum(shape)), float(self.rank**-0.5)
 
     def draw(self, site: Site, term: Key | str) -> tuple[str, int] | None:
         """As `Dense.draw`, on the sites that are dense."""
-        if isinstance(term, str) or self.matrix(site) is not None:
-            return None
-        return self.law, term.seed(self.run_key, site.id)
+        return None if self.matrix(site) is not None else self.dense.draw(site, term)
 
     def shift(
         self,
@@ -70,21 +75,18 @@ class LowRank:
         view: View = "probe",
     ) -> None:
         """See `Direction.shift`. z is summed over the rank in order, each product and each sum rounded once."""
-        if isinstance(term, str):
-            vector = state.tensor(term, site.name).reshape(-1)[start : start + out.numel()].to(out.dtype)
-            torch.add(source, vector * coefficient, out=out)
+        shape = self.matrix(site)
+        if isinstance(term, str) or shape is None:
+            self.dense.shift(out, source, site, term, coefficient, start, state, view)
             return
-        found = self.factors(site, term, out.dtype)
-        if found is None:
-            random.shift(out, source, self.law, term.seed(self.run_key, site.id), coefficient, start)
-            return
+        first = start // shape[1]
+        found = self.factors(site, term, out.dtype, slice(first, -(-(start + out.numel()) // shape[1])))
+        assert found is not None
         a, b, scale = found
-        columns = b.shape[0]
-        first, last = start // columns, (start + out.numel() + columns - 1) // columns
-        z = _outer(a[first:last], b)
+        z = _outer(a, b)
         if self.rank > 1:
             z *= scale
-        part = z.view(-1)[start - first * columns :][: out.numel()]
+        part = z.view(-1)[start - first * shape[1] :][: out.numel()]
         torch.add(source, part.mul_(coefficient), out=out)
 
 

@@ -81,7 +81,10 @@ def add_draw(x: Any, bits: int, table: Any, tile: int, k0: Any, k1: Any, c: Any)
 
 @njit
 def put_draw(out: Any, source: Any, bits: int, table: Any, tile: int, k0: Any, k1: Any, c: Any) -> None:
-    """out (TILE,) = source + c·z of a tile, in one go over both: memory is read and written while it is computed."""
+    """out (TILE,) = source + c·z of a tile, in one go over both: memory is read and written while it is computed.
+
+    Not for out = source, which `add_draw` does: arrays that may overlap are not vectorised (four times slower).
+    """
     words = stream(bits, tile, k0, k1)
     if bits == 1:
         minus = -c
