@@ -145,8 +145,7 @@ def _memory(results: list[dict[str, Any]]) -> str:
     return (
         "## Memory beyond inference\n\n"
         "Peak resident memory of fresh processes over the same rows (16×64), loading left out, median of five. The "
-        "difference is given without the residual byte; what remains beside the largest module is the compiled "
-        "kernels.\n\n" + _table(head, rows)
+        "difference is given without the residual byte; the compiled kernels are in both.\n\n" + _table(head, rows)
     )
 
 
