@@ -43,7 +43,7 @@ help:  ## this list
 
 setup: $(READY)  ## .venv with the package (editable), a torch and all the tools
 
-demo: $(READY)  ## set up and fine-tune a real language model: about 9 minutes on two cores
+demo: $(READY)  ## set up and fine-tune a real language model: under 10 minutes on two cores
 	$(VENV)/bin/zo train $(DEMO_FLAGS) --output runs/demo --overwrite
 
 demo-long: $(READY)  ## ten times the steps of the demo; goes on where it was stopped
