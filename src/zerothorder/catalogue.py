@@ -7,7 +7,7 @@ from typing import Any
 
 from zerothorder.errors import UsageError, nearest
 from zerothorder.recipe import Recipe
-from zerothorder.recipes import mezo
+from zerothorder.recipes import low_rank, mezo, spsa
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Row:
 
 
 CATALOGUE: dict[str, Row] = {
-    mezo.MeZO.name: Row(mezo.MeZO, mezo.SCHEME_DEFAULTS),
+    kind.name: Row(kind, mezo.SCHEME_DEFAULTS) for kind in (mezo.MeZO, spsa.SPSA, low_rank.LowRankSPSA)
 }
 
 

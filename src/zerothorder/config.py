@@ -99,7 +99,9 @@ class TrainConfig(TaskConfig):
     optimizer: Literal["sgd", "momentum", "adam"] | None = None
     """What turns the estimate into a step; by default the recipe's (see `zo recipes mezo`)."""
     law: Literal["gaussian", "rademacher"] | None = None
-    """Law of the directions; by default the recipe's (see `zo recipes mezo`)."""
+    """Law of the directions, or of their factors; by default the recipe's (see `zo recipes mezo`)."""
+    rank: int | None = None
+    """Rank of the directions, of recipes that have one; by default the recipe's (see `zo recipes low-rank`)."""
     seed: int = 0
     """Names the run: directions and data order."""
     precision: Literal["residual", "stochastic", "nearest"] = "residual"
@@ -125,7 +127,7 @@ class TrainConfig(TaskConfig):
 
     def recipe_settings(self) -> dict[str, Any]:
         """The recipe's settings that were given."""
-        names = ("lr", "eps", "draws", "weight_decay", "schedule", "warmup", "optimizer", "law")
+        names = ("lr", "eps", "draws", "weight_decay", "schedule", "warmup", "optimizer", "law", "rank")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def to_json(self) -> str:

@@ -1,11 +1,15 @@
-"""Passes fused for a single dense draw give the bits of the general pass, chunk by chunk and stage by stage."""
+"""Passes fused for plain draws and for factors, over terms and over steps, give the bits of the general pass, chunk by chunk and stage by stage."""
+
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zerothorder.directions import factored
 from zerothorder.directions.laws import Dense
+from zerothorder.directions.lowrank import LowRank
 from zerothorder.execution.probe import write_probe
 from zerothorder.grids import Grid
 from zerothorder.key import Key
@@ -19,26 +23,34 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 SIZES = st.one_of(st.integers(1, 3 * TILE), st.sampled_from([TILE, 2 * TILE, CHUNK - 1, CHUNK, CHUNK + 1]))
 
 
-def site(dtype: torch.dtype, size: int, offset: int) -> Site:
-    """A shard of two segments when `offset` is not 0: the draw starts in the middle of a tile."""
+DIRECTIONS = {
+    "rademacher": Dense(b"fused", "rademacher"),
+    "gaussian": Dense(b"fused", "gaussian"),
+    "rank-1": LowRank(b"fused", 1, "rademacher"),
+    "rank-3": LowRank(b"fused", 3, "gaussian"),
+}
+
+
+def site(dtype: torch.dtype, size: int, offset: int, columns: int = 1) -> Site:
+    """A shard of two segments when `offset` is not 0: the draw starts in the middle of a tile, and of a row."""
     generator = torch.Generator().manual_seed(size)
     weights = torch.randn(size, generator=generator, dtype=torch.float64).to(dtype)
     weights[:: max(1, size // 7)] = -0.0
     half = size // 2
     segments = ((0, 0, size),) if not offset else ((0, offset, half), (half, 3 * offset + size, size - half))
-    return Site("w", torch.nn.Parameter(weights, False), Grid.of(dtype), "decay", (10**9,), segments)
+    shape = (10**9,) if columns == 1 else (-(-(2 * size + 3 * offset) // columns), columns)
+    return Site("w", torch.nn.Parameter(weights, False), Grid.of(dtype), "decay", shape, segments)
 
 
-def run(dtype: torch.dtype, law: str, size: int, offset: int, entries: list[Entry], decays: bool) -> list[torch.Tensor]:
+def run(direction: Any, only: Site, entries: list[Entry], decays: bool) -> list[torch.Tensor]:
     """Weights, residual and probes after every step, as integers."""
-    space, state, direction = ParameterSpace([site(dtype, size, offset)]), State(), Dense(b"fused", law)
+    space, state = ParameterSpace([only]), State()
     update = Update((WeightDecay(),) if decays else ())
-    (only,) = space
     seen: list[torch.Tensor] = []
     for entry in entries:
         for eps in (1e-3, -1e-3):
             out = torch.empty_like(only.parameter)
-            write_probe(out, only, ((Key("z", entry.step), eps),), direction, state)
+            write_probe(out, only, ((entry.terms[0][0], eps),), direction, state)
             seen.append(out)
         update.apply(entry, space, direction, state)
         seen += [only.parameter.detach().clone(), *(tensor.clone() for _, tensor in state.flat())]
@@ -46,24 +58,42 @@ def run(dtype: torch.dtype, law: str, size: int, offset: int, entries: list[Entr
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("law", ["rademacher", "gaussian"])
+@pytest.mark.parametrize("name", sorted(DIRECTIONS))
 @settings(max_examples=12, deadline=None)
-@given(SIZES, st.integers(0, 2 * TILE), st.sampled_from([0.0, 0.1]), st.booleans(), st.booleans(), st.integers(0, 9))
+@given(
+    size=SIZES,
+    offset=st.integers(0, 2 * TILE),
+    columns=st.sampled_from([7, 100, TILE, 2 * TILE + 3]),
+    decay=st.sampled_from([0.0, 0.1]),
+    decays=st.booleans(),
+    absolute=st.booleans(),
+    draws=st.sampled_from([1, 2, 9]),
+    seed=st.integers(0, 9),
+)
 def test_fused_passes_have_the_bits_of_the_general_ones(
-    dtype: torch.dtype, law: str, size: int, offset: int, decay: float, decays: bool, absolute: bool, seed: int
-):
+    dtype: torch.dtype, name: str, size: int, offset: int, columns: int, decay: float, decays: bool, absolute: bool,
+    draws: int, seed: int,
+) -> None:  # fmt: skip
     rates = {"decay": Rates(3e-3, decay), "plain": Rates(3e-3)}
-    scalars = (1.7, 0.0, -3.1)
     entries = [
-        Entry(step, ((Key("z", step, seed), scalar),), {}, rates, absolute=absolute)
-        for step, scalar in enumerate(scalars)
+        Entry(step, tuple((Key("z", step, seed + d), scalar - d) for d in range(draws)), {}, rates, absolute=absolute)
+        for step, scalar in enumerate((1.7, 0.0, -3.1))
     ]
+    make = lambda: site(dtype, size, offset, columns if name.startswith("rank") else 1)  # noqa: E731
+    direction, one = DIRECTIONS[name], make()
     assert Grid.of(dtype).fused
-    fused = run(dtype, law, size, offset, entries, decays)
+    found = factored(direction, one, entries[0].terms, torch.float64)
+    assert (found is not None) == (len(one.shape) == 2) or min(one.shape) <= 6
+    fused = run(direction, one, entries, decays)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Grid, "fused", False)
-        general = run(dtype, law, size, offset, entries, decays)
+        general = run(direction, make(), entries, decays)
     assert all(torch.equal(a, b) for a, b in zip(fused, general, strict=True))
+    # all steps in one pass
+    one, state = make(), State()
+    Update((WeightDecay(),) if decays else ()).apply_all(entries, ParameterSpace([one]), direction, state)
+    last = [one.parameter.detach(), *(tensor for _, tensor in state.flat())]
+    assert all(torch.equal(a, b.view(torch.uint8)) for a, b in zip(general[-len(last) :], last, strict=True))
 
 
 def test_a_direction_that_is_more_than_a_draw_takes_the_general_pass():

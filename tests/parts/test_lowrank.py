@@ -33,9 +33,9 @@ def test_z_is_the_product_of_its_factors_and_has_their_rank(rank: int) -> None:
     found = direction.factors(where, KEY, torch.float64)
     assert found is not None
     a, b, scale = found
-    assert (a.shape, b.shape, scale) == ((20, rank), (30, rank), rank**-0.5)
+    assert (a.shape, b.shape, scale) == ((20, rank), (rank, 30), rank**-0.5)
     z = drawn(direction, where).view(20, 30)
-    assert torch.allclose(z, scale * a @ b.T, rtol=0, atol=1e-14)
+    assert torch.allclose(z, scale * a @ b, rtol=0, atol=1e-14)
     assert torch.linalg.matrix_rank(z) == rank
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from zerothorder.key import Key
@@ -16,8 +17,9 @@ View = Literal["probe", "step"]
 class Direction(Protocol):
     """z(key) over all sites, never stored whole.
 
-    One optional method: `draw(site, term) -> (law, seed) | None` names the plain draw that z is on this site, if it
-    is one; passes with one such term are then fused, with the same bits.
+    Two optional methods let passes be fused, with the same bits: `draw(site, term) -> (law, seed) | None` names the
+    plain draw that z is on this site, if it is one; `factors(site, term, dtype) -> (A, B, s) | None` gives the factors
+    of z = s·A B, A (m, r) and B (r, n), if it has them.
     """
 
     @property
@@ -43,9 +45,26 @@ class Direction(Protocol):
         ...
 
 
-def plain_draw(direction: Direction, site: Site, terms: Sequence[tuple[Key | str, float]]) -> tuple[str, int] | None:
-    """(law, seed) where the sum over `terms` is a single plain draw on CPU; None where it takes the general pass."""
+def plain_draws(
+    direction: Direction, site: Site, terms: Sequence[tuple[Key | str, float]]
+) -> list[tuple[str, int]] | None:
+    """(law, seed) of each term where z is a plain draw for all of them; else None."""
     draw = getattr(direction, "draw", None)
-    if draw is None or len(terms) != 1 or site.parameter.device.type != "cpu":
+    found = [] if draw is None else [draw(site, term) for term, _ in terms]
+    return found if found and all(one is not None for one in found) else None
+
+
+def factored(
+    direction: Direction, site: Site, terms: Sequence[tuple[Key | str, float]], dtype: torch.dtype
+) -> tuple[Tensor, Tensor] | None:
+    """A (m, K) and B (K, n) of Σ coefficient·z over the terms, coefficients in A; None where a z has no factors.
+
+    K is the sum of the ranks. Each coefficient times s is rounded to `dtype` before it meets A, as in `shift`.
+    """
+    factors = getattr(direction, "factors", None)
+    found = [] if factors is None else [factors(site, term, dtype) for term, _ in terms]
+    if not found or any(one is None for one in found):
         return None
-    return draw(site, terms[0][0])
+    a = [one[0] * (coefficient * one[2]) for one, (_, coefficient) in zip(found, terms, strict=True)]
+    b = [one[1] for one in found]
+    return (a[0], b[0]) if len(a) == 1 else (torch.cat(a, 1), torch.cat(b))

@@ -42,22 +42,28 @@ class LowRank:
     def factors(
         self, site: Site, term: Key | str, dtype: torch.dtype, rows: slice = slice(None)
     ) -> tuple[Tensor, Tensor, float] | None:
-        """(A, B, s) of a site's z in a dtype that holds the law, `rows` of A only; None where z has no factors.
+        """(A, B, s) of a site's z in a dtype that holds the law: A (m, r), `rows` of it only, and B (r, n).
 
-        One draw of the site's key: first the rows of A, then those of B.
+        None where z has no factors. One draw of the site's key: first A row by row, then B row by row.
         """
         shape = self.matrix(site)
         if isinstance(term, str) or shape is None:
             return None
         seed, device = term.seed(self.run_key, site.id), site.parameter.device
-
-        def drawn(first: int, last: int) -> Tensor:
-            z = torch.zeros((last - first) * self.rank, dtype=dtype, device=device)
-            random.shift(z, z, self.law, seed, 1.0, first * self.rank)
-            return z.view(-1, self.rank)
-
         first, last, _ = rows.indices(shape[0])
-        return drawn(first, last), drawn(shape[0], sum(shape)), float(self.rank**-0.5)
+        split, end = shape[0] * self.rank, sum(shape) * self.rank
+
+        def drawn(start: int, stop: int) -> Tensor:
+            z = torch.zeros(stop - start, dtype=dtype, device=device)
+            random.shift(z, z, self.law, seed, 1.0, start)
+            return z
+
+        if last == shape[0]:  # what is wanted is one piece of the draw
+            z = drawn(first * self.rank, end)
+            a, b = z[: (last - first) * self.rank], z[(last - first) * self.rank :]
+        else:
+            a, b = drawn(first * self.rank, last * self.rank), drawn(split, end)
+        return a.view(-1, self.rank), b.view(self.rank, -1), float(self.rank**-0.5)
 
     def draw(self, site: Site, term: Key | str) -> tuple[str, int] | None:
         """As `Dense.draw`, on the sites that are dense."""
@@ -74,26 +80,18 @@ class LowRank:
         state: State,
         view: View = "probe",
     ) -> None:
-        """See `Direction.shift`. z is summed over the rank in order, each product and each sum rounded once."""
+        """See `Direction.shift`: out = source + Σ_k (A_k·(coefficient·s))·B_k, k after k, each operation rounded."""
         shape = self.matrix(site)
         if isinstance(term, str) or shape is None:
             self.dense.shift(out, source, site, term, coefficient, start, state, view)
             return
-        first = start // shape[1]
-        found = self.factors(site, term, out.dtype, slice(first, -(-(start + out.numel()) // shape[1])))
+        columns = shape[1]
+        first, skip = start // columns, start % columns
+        found = self.factors(site, term, out.dtype, slice(first, -(-(start + out.numel()) // columns)))
         assert found is not None
         a, b, scale = found
-        z = _outer(a, b)
-        if self.rank > 1:
-            z *= scale
-        part = z.view(-1)[start - first * shape[1] :][: out.numel()]
-        torch.add(source, part.mul_(coefficient), out=out)
-
-
-def _outer(a: Tensor, b: Tensor) -> Tensor:
-    """Σ_k a_k b_kᵀ, term after term: a matrix product would leave the order of the sum to the library."""
-    columns = b.T.contiguous()
-    z = a[:, :1] * columns[0]
-    for k in range(1, columns.shape[0]):
-        z += a[:, k : k + 1] * columns[k]
-    return z
+        a *= coefficient * scale
+        for k in range(self.rank):
+            # no matrix product: the order of its sums belongs to the library
+            torch.add(source, (a[:, k : k + 1] * b[k]).view(-1)[skip : skip + out.numel()], out=out)
+            source = out

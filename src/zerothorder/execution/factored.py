@@ -34,13 +34,13 @@ def factored(
         out = nn.functional.embedding(x, module.weight)
         for rows, y, terms in zip(x.chunk(len(points)), out.chunk(len(points)), factors, strict=True):
             for (a, b, scale), c in terms:
-                y += (a[rows] * (c * scale)) @ b.T
+                y += (a[rows] * (c * scale)) @ b
         return out
     out = nn.functional.linear(x, module.weight, None if bias is not None else module.bias)
     for part, y, terms, point in zip(x.chunk(len(points)), out.chunk(len(points)), factors, points, strict=True):
         flat, target = part.reshape(-1, part.shape[-1]), y.view(-1, y.shape[-1])
         for (a, b, scale), c in terms:
-            target.addmm_((flat @ b).mul_(c * scale), a.T)
+            target.addmm_((flat @ b.T).mul_(c * scale), a.T)
         if bias is not None:
             probe = torch.empty_like(bias.parameter)
             write_probe(probe, bias, point.terms, around.direction, around.state)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from zerothorder.directions import Direction, plain_draw
+from zerothorder.directions import Direction, factored, plain_draws
 from zerothorder.point import Term
 from zerothorder.scratch import buffer
 from zerothorder.space import CHUNK, Site
@@ -18,12 +18,17 @@ def write_probe(out: Tensor, site: Site, terms: Sequence[Term], direction: Direc
     """
     stored, target = site.read(), out.view(-1)
     residual = residual_of(site, state)
-    draw = plain_draw(direction, site, terms) if site.grid.fused else None
-    if draw is not None:
-        for local, start in site.runs():
+    if site.grid.fused and out.device.type == "cpu":
+        draws = plain_draws(direction, site, terms) if len(terms) == 1 else None
+        factors = factored(direction, site, terms, site.grid.compute) if draws is None else None
+        for local, start in site.runs() if draws or factors else ():
             rest = None if residual is None else residual[local]
-            site.grid.probe_draw(target[local], stored[local], rest, draw, terms[0][1], start)
-        return
+            if draws is not None:
+                site.grid.probe_draw(target[local], stored[local], rest, draws[0], terms[0][1], start)
+            elif factors is not None:
+                site.grid.probe_factors(target[local], stored[local], rest, factors, start)
+        if draws or factors:
+            return
     size = min(CHUNK, site.numel)
     room = None if site.grid.exact else buffer("probe", size, site.grid.compute, out.device)
     for local, start in site.chunks():

@@ -6,7 +6,7 @@ rounding alone drowns them in noise.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from zerothorder.errors import UsageError
 from zerothorder.grids import reference
 from zerothorder.random import byte_lanes, philox, shift
 from zerothorder.scratch import buffer
+
+if TYPE_CHECKING:  # it compiles for CPU, which a GPU does without
+    from zerothorder.grids.steps import Moves
 
 Precision = Literal["residual", "stochastic", "nearest"]
 
@@ -63,7 +66,7 @@ class Grid:
 
     @property
     def fused(self) -> bool:
-        """There are whole passes for a single draw on CPU (`probe_draw`, `step_draw`)."""
+        """There are whole passes for plain draws and factors on CPU: `probe_draw`, `probe_factors`, `move`."""
         return self.exact or (self.dtype == torch.bfloat16 and self.has_residual)
 
     def probe_draw(
@@ -77,14 +80,23 @@ class Grid:
 
             cpu.probe_draw(out, stored, residual, *draw, c, start)
 
-    def step_draw(
-        self, stored: Tensor, residual: Tensor | None, draw: tuple[str, int], scalar: float,
-        rate: float, decay: float, seed: int, start: int,
-    ) -> None:  # fmt: skip
-        """`load`, subtract rate·(scalar·z + decay·w), `store`: in one pass."""
-        from zerothorder.grids import cpu
+    def probe_factors(
+        self, out: Tensor, stored: Tensor, residual: Tensor | None, factors: tuple[Tensor, Tensor], start: int
+    ) -> None:
+        """`load`, add A B, `probe`: in one pass."""
+        from zerothorder.grids import steps
 
-        cpu.step_draw(stored, residual, *draw, scalar, rate, decay, seed, start)
+        steps.probe(out, stored, residual, factors, start)
+
+    def move(self, stored: Tensor, residual: Tensor | None, moves: "Moves", start: int) -> None:
+        """`load`, subtract rate·(Σ terms + decay·w), `store`, step after step: in one pass."""
+        from zerothorder.grids import cpu, steps
+
+        if len(moves.keys) == len(moves.rates) == 1:
+            rates = moves.scalars[0], moves.rates[0], moves.decays[0], moves.seeds[0]
+            cpu.step_draw(stored, residual, moves.law, moves.keys[0], *rates, start)
+        else:
+            steps.move(stored, residual, moves, start)
 
     def store(self, stored: Tensor, residual: Tensor | None, values: Tensor, seed: int, start: int) -> None:
         """Write values; `seed` and `start` address the rounding bits of a stochastic rule."""

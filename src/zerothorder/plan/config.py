@@ -48,7 +48,9 @@ class PlanConfig:
     optimizer: Literal["sgd", "momentum", "adam"] | None = None
     """What turns the estimate into a step; by default the recipe's (see `zo recipes mezo`)."""
     law: Literal["gaussian", "rademacher"] | None = None
-    """Law of the directions; by default the recipe's (see `zo recipes mezo`)."""
+    """Law of the directions, or of their factors; by default the recipe's (see `zo recipes mezo`)."""
+    rank: int | None = None
+    """Rank of the directions, of recipes that have one; by default the recipe's (see `zo recipes low-rank`)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Dtype of the weights and of the forwards."""
     precision: Literal["residual", "stochastic", "nearest"] = "residual"
@@ -70,7 +72,7 @@ class PlanConfig:
 
     def recipe_settings(self) -> dict[str, Any]:
         """The recipe's settings that were given."""
-        names = ("lr", "eps", "draws", "weight_decay", "optimizer", "law")
+        names = ("lr", "eps", "draws", "weight_decay", "optimizer", "law", "rank")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def check_numbers(self) -> None:

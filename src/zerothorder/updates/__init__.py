@@ -10,13 +10,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from zerothorder.directions import Direction, plain_draw
+from zerothorder.directions import Direction
 from zerothorder.errors import UsageError
 from zerothorder.key import Key
 from zerothorder.ledger.entry import Entry
 from zerothorder.scratch import buffer
 from zerothorder.space import CHUNK, ParameterSpace, Site
 from zerothorder.state import RESIDUAL, State, residual_of
+from zerothorder.updates.fused import moves_of
 
 
 @dataclass(frozen=True)
@@ -73,40 +74,45 @@ class Update:
 
     def apply(self, entry: Entry, space: ParameterSpace, direction: Direction, state: State) -> None:
         """Move θ and State by one ledger entry; a skipped entry moves nothing. UsageError if it cannot be used."""
-        if entry.skipped:
-            return
-        self.check(entry.dense)
-        for transform in self.transforms:
-            transform.begin(state)
-        with torch.no_grad():
-            for site in space:
-                self._site(entry, site, direction, state)
+        self.apply_all((entry,), space, direction, state)
 
-    def _fusible(self, entry: Entry) -> bool:
-        """Nothing between the draw and the weights but a rate and at most one weight decay."""
-        return entry.dense is None and (
-            not self.transforms or (len(self.transforms) == 1 and type(self.transforms[0]) is WeightDecay)
-        )
+    def apply_all(self, entries: Sequence[Entry], space: ParameterSpace, direction: Direction, state: State) -> None:
+        """`apply` one entry after the other, with the same bits; in one pass over the weights where that can be."""
+        entries = [entry for entry in entries if not entry.skipped]
+        for entry in entries:
+            self.check(entry.dense)
+        with torch.no_grad():
+            if self._local and all(entry.dense is None for entry in entries):
+                for site in space:
+                    self._steps(entries, site, direction, state)
+            else:
+                for entry in entries:
+                    for transform in self.transforms:
+                        transform.begin(state)
+                    for site in space:
+                        self._site(entry, site, direction, state)
+
+    @property
+    def _local(self) -> bool:
+        """Nothing between the draws and the weights but a rate and at most one weight decay: sites go their own way."""
+        return not self.transforms or (len(self.transforms) == 1 and type(self.transforms[0]) is WeightDecay)
+
+    def _steps(self, entries: Sequence[Entry], site: Site, direction: Direction, state: State) -> None:
+        moves = moves_of(entries, site, direction, bool(self.transforms))
+        if moves is None:
+            for entry in entries:
+                self._site(entry, site, direction, state)
+            return
+        flat, residual = site.read(), _residual(site, state)
+        for local, start in site.runs():
+            site.grid.move(flat[local], None if residual is None else residual[local], moves, start)
+        site.write(flat)
 
     def _site(self, entry: Entry, site: Site, direction: Direction, state: State) -> None:
-        flat = site.read()
+        flat, residual = site.read(), _residual(site, state)
         device = flat.device
-        residual = residual_of(site, state)
-        if residual is None and site.grid.has_residual:
-            residual = state.tensor(
-                RESIDUAL, site.name, lambda: torch.zeros(site.numel, dtype=torch.int8, device=device)
-            )
         rates = entry.rates[site.group]
         seed = Key("round", entry.step).seed(direction.run_key, site.id)
-        draw = plain_draw(direction, site, entry.terms) if site.grid.fused and self._fusible(entry) else None
-        if draw is not None:
-            rate = 1.0 if entry.absolute else rates.lr
-            decay = rates.decay if self.transforms else 0.0
-            for local, start in site.runs():
-                rest = None if residual is None else residual[local]
-                site.grid.step_draw(flat[local], rest, draw, entry.terms[0][1], rate, decay, seed, start)
-            site.write(flat)
-            return
         compute, size = site.grid.compute, min(CHUNK, site.numel)
         g_buffer = buffer("gradient", size, compute, device)
         w_buffer = buffer("weights", 0 if site.grid.exact else size, compute, device)
@@ -131,3 +137,12 @@ class Update:
             if not site.grid.exact:
                 site.grid.store(flat[local], rest, w, seed, start)
         site.write(flat)
+
+
+def _residual(site: Site, state: State) -> Tensor | None:
+    """The site's residual byte, made at the first step that writes one."""
+    residual = residual_of(site, state)
+    if residual is None and site.grid.has_residual:
+        device = site.parameter.device
+        return state.tensor(RESIDUAL, site.name, lambda: torch.zeros(site.numel, dtype=torch.int8, device=device))
+    return residual
