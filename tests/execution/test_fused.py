@@ -1,4 +1,4 @@
-"""Passes fused for plain draws and for factors, over terms and over steps, give the bits of the general pass, chunk by chunk and stage by stage."""
+"""Fused passes, for plain draws and for factors, over terms and steps, give the bits of the general pass."""
 
 from typing import Any
 

@@ -22,7 +22,8 @@ GROUPS: Mapping[str, Sequence[str]] = {
     "model": (*MODEL_FLAGS, "freeze"),
     "data": (*DATA_FLAGS, "group_by_length"),
     "method": (
-        "recipe", "scheme", "lr", "eps", "draws", "schedule", "warmup", "optimizer", "weight_decay", "law", "rank", "precision",
+        "recipe", "scheme", "lr", "eps", "draws", "schedule", "warmup", "optimizer", "weight_decay", "law", "rank",
+        "precision",
     ),
     "execution": ("micro_batch", "executor", "check"),
     "evaluation": ("eval_every", "eval_rows", "test_rows", "snapshot_every", "report_to"),

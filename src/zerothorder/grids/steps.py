@@ -18,7 +18,7 @@ from numba import njit, prange, uint32, uint64
 from torch import Tensor
 
 from zerothorder.grids.cpu import _bits, _float, _move, _nearest, _read, _u
-from zerothorder.random.cpu import TILE, add_draw, follow_threads, law_of, span, split, stream
+from zerothorder.random.cpu import TILE, add_draw, follow_threads, law_of, span, stream
 
 _BLOCK = 8
 """Factors added in one go: eight rows of B stay in the first-level cache while the tile's rows pass."""
@@ -180,7 +180,7 @@ def _factors(moves: Moves, number: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def move(stored: Tensor, residual: Tensor | None, moves: Moves, start: int) -> None:
-    """Take the steps on elements start … start+n of the site: float32 or float64 in place, or bfloat16 with residual."""
+    """The steps on elements start … start+n of the site: float32 or float64 in place, or bfloat16 with its residual."""
     follow_threads()
     dtype = stored.dtype if residual is None else torch.float32
     number = np.float64 if dtype == torch.float64 else np.float32

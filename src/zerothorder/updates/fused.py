@@ -1,7 +1,5 @@
 """Consecutive steps of one site as one pass, where only a rate and a decay lie between the draws and the weights."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,7 +12,7 @@ if TYPE_CHECKING:
     from zerothorder.grids.steps import Moves
 
 
-def moves_of(entries: Sequence[Entry], site: Site, direction: Direction, decays: bool) -> Moves | None:
+def moves_of(entries: Sequence[Entry], site: Site, direction: Direction, decays: bool) -> "Moves | None":
     """The entries' moves of a site on CPU; None where a draw is neither plain nor factored, or the grid has no pass."""
     if not site.grid.fused or site.parameter.device.type != "cpu":
         return None
