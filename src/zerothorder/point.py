@@ -47,6 +47,11 @@ class Values:
             tensor = tensor.float()
         return cls(tensor, torch.ones_like(tensor) if weight is None else weight.detach().cpu().to(tensor.dtype))
 
+    @classmethod
+    def joined(cls, parts: "Sequence[Values]") -> "Values":
+        """The examples of several, in order."""
+        return cls(torch.cat([p.value for p in parts]), torch.cat([p.weight for p in parts]))
+
     def mean(self) -> float:
         """Σ weight·value / Σ weight, in float64 and in the order of the rows."""
         weight = self.weight.double()

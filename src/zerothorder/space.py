@@ -60,17 +60,19 @@ class Site:
             with torch.no_grad():
                 self.parameter.copy_(flat.view(self.parameter.shape))
 
-    def runs(self) -> Iterator[tuple[slice, int]]:
-        """(local slice, global start) of each segment, whole."""
+    def runs(self, part: slice = slice(None)) -> Iterator[tuple[slice, int]]:
+        """(local slice, global start) of each segment, whole or what of it is in `part` of the storage."""
+        first, last, _ = part.indices(self.numel)
         for local, whole, length in self.segments:
-            yield slice(local, local + length), whole
+            begin, end = max(first, local), min(last, local + length)
+            if begin < end or not length:
+                yield slice(begin, end), whole + begin - local
 
-    def chunks(self) -> Iterator[tuple[slice, int]]:
+    def chunks(self, part: slice = slice(None)) -> Iterator[tuple[slice, int]]:
         """(local slice, global start) of consecutive chunks of at most CHUNK elements."""
-        for local, whole, length in self.segments:
-            for at in range(0, length, CHUNK):
-                size = min(CHUNK, length - at)
-                yield slice(local + at, local + at + size), whole + at
+        for run, whole in self.runs(part):
+            for at in range(run.start, run.stop, CHUNK):
+                yield slice(at, min(at + CHUNK, run.stop)), whole + at - run.start
 
 
 class ParameterSpace:

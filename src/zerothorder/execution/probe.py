@@ -5,35 +5,45 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from zerothorder.directions import Direction, factored, plain_draws
-from zerothorder.point import Term
+from zerothorder.point import Point, Term
 from zerothorder.scratch import buffer
 from zerothorder.space import CHUNK, Site
 from zerothorder.state import State, residual_of
 
 
-def write_probe(out: Tensor, site: Site, terms: Sequence[Term], direction: Direction, state: State) -> None:
+def write_probe(
+    out: Tensor,
+    site: Site,
+    terms: Sequence[Term],
+    direction: Direction,
+    state: State,
+    part: slice = slice(None),
+) -> None:
     """out = round(θ + Σ coefficient·direction) on the site's grid; out is contiguous, of the stored dtype.
 
-    θ is read with its residual; the sum runs in the compute dtype, term after term, and is rounded once.
+    θ is read with its residual; the sum runs in the compute dtype, term after term, and is rounded once. `part`:
+    these elements of the site's storage only.
     """
-    stored, target = site.read(), out.view(-1)
-    residual = residual_of(site, state)
+    stored, residual, target = site.read(), residual_of(site, state), out.view(-1)
+    offset = part.indices(site.numel)[0]
     if site.grid.fused and out.device.type == "cpu":
         draws = plain_draws(direction, site, terms) if len(terms) == 1 else None
         factors = factored(direction, site, terms, site.grid.compute) if draws is None else None
-        for local, start in site.runs() if draws or factors else ():
-            rest = None if residual is None else residual[local]
-            if draws is not None:
-                site.grid.probe_draw(target[local], stored[local], rest, draws[0], terms[0][1], start)
-            elif factors is not None:
-                site.grid.probe_factors(target[local], stored[local], rest, factors, start)
-        if draws or factors:
+        if draws is not None or factors is not None:
+            for local, start in site.runs(part):
+                to = target[local.start - offset : local.stop - offset]
+                rest = None if residual is None else residual[local]
+                if draws is not None:
+                    site.grid.probe_draw(to, stored[local], rest, draws[0], terms[0][1], start)
+                elif factors is not None:
+                    site.grid.probe_factors(to, stored[local], rest, factors, start)
             return
     size = min(CHUNK, site.numel)
     room = None if site.grid.exact else buffer("probe", size, site.grid.compute, out.device)
-    for local, start in site.chunks():
+    for local, start in site.chunks(part):
+        to = target[local.start - offset : local.stop - offset]
         if room is None:
-            chunk, source = target[local], stored[local]
+            chunk, source = to, stored[local]
         else:
             chunk = source = room[: local.stop - local.start]
             site.grid.load(chunk, stored[local], None if residual is None else residual[local])
@@ -43,4 +53,48 @@ def write_probe(out: Tensor, site: Site, terms: Sequence[Term], direction: Direc
             direction.shift(chunk, source, site, term, coefficient, start, state)
             source = chunk
         if room is not None:
-            site.grid.probe(target[local], chunk)
+            site.grid.probe(to, chunk)
+
+
+def write_probes(
+    out: Tensor,
+    site: Site,
+    points: Sequence[Point],
+    direction: Direction,
+    state: State,
+    rows: slice | Tensor | None = None,
+) -> None:
+    """out (points, …) = `write_probe` for each point, whole or `rows` of the site's first dimension.
+
+    Points along one plain draw share the drawing of it and the reading of the weights.
+    """
+    width = site.numel // site.parameter.shape[0] if site.parameter.ndim else 1
+    part = slice(None)
+    if isinstance(rows, slice):
+        part = slice(rows.start * width, rows.stop * width)
+    if (draw := _common(site, points, direction)) is not None and len(site.segments) == 1:
+        stored, residual = site.read(), residual_of(site, state)
+        coefficients = [point.terms[0][1] for point in points]
+        if isinstance(rows, Tensor):
+            site.grid.probe_rows(out, stored, residual, draw, coefficients, rows)
+        else:
+            ((local, start),) = site.runs(part)
+            rest = None if residual is None else residual[local]
+            site.grid.probe_range(out.view(len(points), -1), stored[local], rest, draw, coefficients, start)
+        return
+    for point, target in zip(points, out, strict=True):
+        if isinstance(rows, Tensor):
+            for row, one in zip(rows.tolist(), target, strict=True):
+                own = slice(row * width, (row + 1) * width)
+                write_probe(one, site, point.terms, direction, state, own)
+        else:
+            write_probe(target, site, point.terms, direction, state, part)
+
+
+def _common(site: Site, points: Sequence[Point], direction: Direction) -> tuple[str, int] | None:
+    """The one plain draw that all points lie along, where there is a pass for them."""
+    alike = all(len(p.terms) == 1 and p.terms[0][0] == points[0].terms[0][0] for p in points)
+    if not alike or not site.grid.fused or site.parameter.device.type != "cpu":
+        return None
+    draws = plain_draws(direction, site, points[0].terms)
+    return None if draws is None else draws[0]

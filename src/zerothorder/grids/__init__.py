@@ -5,6 +5,7 @@ and "nearest" are the bare rules, kept for comparison: nearest loses 99 % of bf1
 rounding alone drowns them in noise.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -66,7 +67,7 @@ class Grid:
 
     @property
     def fused(self) -> bool:
-        """There are whole passes for plain draws and factors on CPU: `probe_draw`, `probe_factors`, `move`."""
+        """There are whole passes for plain draws and factors on CPU: `probe_…`, `move`."""
         return self.exact or (self.dtype == torch.bfloat16 and self.has_residual)
 
     def probe_draw(
@@ -79,6 +80,24 @@ class Grid:
             from zerothorder.grids import cpu
 
             cpu.probe_draw(out, stored, residual, *draw, c, start)
+
+    def probe_range(
+        self, out: Tensor, stored: Tensor, residual: Tensor | None, draw: tuple[str, int],
+        coefficients: Sequence[float], start: int,
+    ) -> None:  # fmt: skip
+        """`probe_draw` for every coefficient, into the rows of out (P, n)."""
+        from zerothorder.grids import points
+
+        points.probe_range(out, stored, residual, draw, coefficients, start)
+
+    def probe_rows(
+        self, out: Tensor, stored: Tensor, residual: Tensor | None, draw: tuple[str, int],
+        coefficients: Sequence[float], rows: Tensor,
+    ) -> None:  # fmt: skip
+        """`probe_range` of some rows of a whole matrix: out (P, len(rows), n), rows int64."""
+        from zerothorder.grids import points
+
+        points.probe_rows(out, stored, residual, draw, coefficients, rows)
 
     def probe_factors(
         self, out: Tensor, stored: Tensor, residual: Tensor | None, factors: tuple[Tensor, Tensor], start: int

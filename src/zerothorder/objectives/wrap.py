@@ -1,6 +1,6 @@
 """Objectives made of others: micro-batches, and a closure that returns one number."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +30,12 @@ class MicroBatches:
 
     def evaluate(self, model: nn.Module, prepared: list[Any]) -> Values:
         """The pieces' values, joined in order."""
-        parts = [self.objective.evaluate(model, piece) for piece in prepared]
-        return Values(torch.cat([p.value for p in parts]), torch.cat([p.weight for p in parts]))
+        return Values.joined([self.objective.evaluate(model, piece) for piece in prepared])
+
+    def pieces(self, batches: Mapping[str, list[Any]]) -> list[tuple[Any, dict[str, Any]]]:
+        """(objective, batches) of each piece, for an executor that repeats them: `rows` examples of every point."""
+        count = max(len(pieces) for pieces in batches.values())
+        return [(self.objective, {n: own[at] for n, own in batches.items() if at < len(own)}) for at in range(count)]
 
 
 class Closure:

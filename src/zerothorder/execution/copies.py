@@ -1,0 +1,90 @@
+"""What the points of one pass share: their keys, their coefficients, and the draws of a site for all of them."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from zerothorder.execution import Surroundings
+from zerothorder.execution.probe import write_probes
+from zerothorder.point import Point
+from zerothorder.space import Site
+
+
+class Copies:
+    """P points whose rows lie side by side, as seen by a module that carries their perturbations.
+
+    Σ_k c_pk z_k is the perturbation of point p over the Q distinct keys of all points; with factors
+    z_k = s·A_k B_k of rank r it is A diag(c_p) B, A (m, Qr) and B (Qr, n) side by side: two thin products for all
+    points at once, where a point's coefficients are zero for the others' keys. `showing(parameter, data)` lets a
+    parameter show other data for a while.
+    """
+
+    def __init__(
+        self,
+        points: Sequence[Point],
+        around: Surroundings,
+        showing: Callable[[Tensor, Tensor], AbstractContextManager[None]],
+    ) -> None:
+        self.points, self.around, self.showing = points, around, showing
+        self.keys = list(dict.fromkeys(key for point in points for key, _ in point.terms))
+        self.coefficients = torch.zeros(len(points), len(self.keys), dtype=torch.float64)
+        for p, point in enumerate(points):
+            for key, c in point.terms:
+                self.coefficients[p, self.keys.index(key)] += c
+        self._factors: dict[tuple[str, torch.dtype], tuple[Tensor, Tensor, Tensor] | None] = {}
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def factors(self, site: Site, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor] | None:
+        """(A (m, K), B (K, n), C (P, K)) in `dtype`, s in C; None where z has no factors. Kept for the pass: a tied
+        weight is met twice."""
+        at = (site.name, dtype)
+        if at not in self._factors:
+            draw = getattr(self.around.direction, "factors", None)
+            # drawn in float32 or float64, where every law is exact
+            found = [] if draw is None else [draw(site, key, site.grid.compute) for key in self.keys]
+            self._factors[at] = None
+            if found and all(one is not None for one in found):
+                a, b, s = (list(part) for part in zip(*found, strict=True))
+                c = (self.coefficients * torch.tensor(s, dtype=torch.float64)).repeat_interleave(a[0].shape[1], 1)
+                self._factors[at] = (
+                    torch.cat(a, 1).to(dtype),
+                    torch.cat(b).to(dtype),
+                    c.to(site.parameter.device, dtype),
+                )
+        return self._factors[at]
+
+    def scaled(self, t: Tensor, c: Tensor) -> Tensor:
+        """t (rows of all points, …, K) times each point's coefficients C (P, K), in place."""
+        t.view(len(self), -1, c.shape[1]).mul_(c[:, None])
+        return t
+
+    def weights(self, site: Site, out: Tensor, points: slice = slice(None), rows: slice | Tensor | None = None) -> None:
+        """out (points, …) = the site's weights at these points, or those of its first dimension's `rows`."""
+        write_probes(out, site, self.points[points], self.around.direction, self.around.state, rows)
+
+    def room(self, site: Site, *shape: int) -> Tensor:
+        """An empty tensor of the site's dtype, where it lives."""
+        return torch.empty(shape, dtype=site.parameter.dtype, device=site.parameter.device)
+
+    @property
+    def groups(self) -> list[slice]:
+        """Consecutive points with the same keys (the two signs of a draw): their dense weights are made together."""
+        found: list[slice] = []
+        for p, point in enumerate(self.points):
+            alike = found and [k for k, _ in self.points[p - 1].terms] == [k for k, _ in point.terms]
+            if alike:
+                found[-1] = slice(found[-1].start, p + 1)
+            else:
+                found.append(slice(p, p + 1))
+        return found
+
+    def vectors(self, site: Site) -> Tensor:
+        """(P, *shape): a small site at every point."""
+        out = self.room(site, len(self), *site.parameter.shape)
+        for group in self.groups:
+            self.weights(site, out[group], group)
+        return out
