@@ -124,6 +124,8 @@ class TrainConfig(TaskConfig):
     """Remove a run that is in the output folder."""
     report_to: tuple[str, ...] = ()
     """Trackers: tensorboard, trackio, wandb."""
+    profile: bool = False
+    """Time the parts of a step: a table at the end, a row in metrics.jsonl, a picture in report.html."""
 
     def recipe_settings(self) -> dict[str, Any]:
         """The recipe's settings that were given."""
@@ -158,7 +160,9 @@ PACKAGED = ("smollm2-135m", "minilm", "rotten-tomatoes")
 """Names of packaged models and data sets: they win over files and folders of that name."""
 _PLACES = ("model", "data")
 """Fields that may name a file or folder."""
-_OF_THE_CALL = ("resume", "overwrite", "quiet", "json", "output")
+_SHOWN = ("profile", "quiet", "json")
+"""Fields that say what this call shows; off where it does not say."""
+_OF_THE_CALL = ("resume", "overwrite", "output", *_SHOWN)
 """Fields that say what to do now, not what the run is."""
 _MAY_CHANGE = ("report_to", "eval_every", "snapshot_every", "check", "threads")
 """Fields that a resumed run may have otherwise; `threads` with a warning, since sums may round otherwise."""
@@ -201,8 +205,8 @@ def saved_run(folder: Path) -> TrainConfig:
     path = folder / "config.json"
     if not path.exists():
         raise UsageError(f"there is no run to resume in {folder}; leave --resume out to start one")
-    now: dict[str, Any] = {"output": folder, "resume": True, "overwrite": False, "quiet": False, "json": False}
-    return dataclasses.replace(load_config(path), **now)
+    now: dict[str, Any] = {"output": folder, "resume": True, "overwrite": False}
+    return dataclasses.replace(load_config(path), **now, **dict.fromkeys(_SHOWN, False))
 
 
 def check_resumable(given: TrainConfig, *, complete: bool = False) -> TrainConfig:
@@ -212,7 +216,7 @@ def check_resumable(given: TrainConfig, *, complete: bool = False) -> TrainConfi
     the saved config and every field is meant.
     """
     saved = saved_run(given.output)
-    changes: dict[str, Any] = {name: getattr(given, name) for name in ("quiet", "json")}
+    changes: dict[str, Any] = {name: getattr(given, name) for name in _SHOWN}
     for field in dataclasses.fields(TrainConfig):
         before, now = getattr(saved, field.name), getattr(given, field.name)
         if field.name in _OF_THE_CALL or now == before or (now == field.default and not complete):

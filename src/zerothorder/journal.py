@@ -33,7 +33,7 @@ class Journal:
 
     def _cut(self, resume_at: int) -> None:
         kept = [row for row in read_journal(self.path) if row["kind"] != "end"]
-        kept = [row for row in kept if row["step"] < resume_at + (row["kind"] == "eval")]
+        kept = [row for row in kept if row["step"] < resume_at + (row["kind"] != "step")]
         temporary = self.path.with_suffix(".tmp")
         try:
             temporary.write_text("".join(_line(row) for row in kept))

@@ -23,6 +23,7 @@ from zerothorder.ledger.header import Header, fingerprint, site_table
 from zerothorder.ledger.writer import Ledger
 from zerothorder.objectives import Objective
 from zerothorder.point import Estimate, Point, Values
+from zerothorder.profile import phase
 from zerothorder.recipe import Recipe, settings
 from zerothorder.space import ParameterSpace
 from zerothorder.state import State
@@ -90,15 +91,16 @@ class Run:
         """One step on a batch (and other named batches); returns the entry that was written and applied."""
         model = self.model
         key = Key("prepare", self.index)
-        with self.around.meter.watching(model), seeded(key, self.direction.run_key, model):
+        with phase("forward"), self.around.meter.watching(model), seeded(key, self.direction.run_key, model):
             prepared = {
                 name: self.objective.prepare(model, data, key) for name, data in {"main": batch, **others}.items()
             }
         points = self.ask(rates)
         while True:
-            values = self.executor.evaluate(points, self.objective, prepared, key, self.around)
-            if (compare := getattr(self.objective, "compare", None)) is not None:
-                values = compare(values)
+            with phase("forward"):
+                values = self.executor.evaluate(points, self.objective, prepared, key, self.around)
+                if (compare := getattr(self.objective, "compare", None)) is not None:
+                    values = compare(values)
             answer = self.tell(values)
             if isinstance(answer, Entry):
                 return answer
@@ -135,8 +137,10 @@ class Run:
         notes = {name: float32(value) for name, value in estimate.notes.items()}
         entry = Entry(self.index, terms, notes, self._rates, skipped, estimate.absolute)
         with uninterrupted():
-            written = self.ledger.append(entry, None if skipped else estimate.dense)
-            self.update.apply(written, self.space, self.direction, self.state)
+            with phase("ledger"):
+                written = self.ledger.append(entry, None if skipped else estimate.dense)
+            with phase("update"):
+                self.update.apply(written, self.space, self.direction, self.state)
         recent = self.ledger.past[-SKIPS_ALLOWED:]
         if len(recent) == SKIPS_ALLOWED and all(past.skipped for past in recent):
             raise UsageError(

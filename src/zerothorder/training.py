@@ -5,7 +5,7 @@ import math
 import resource
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from zerothorder.ledger.reader import Contents, read
 from zerothorder.ledger.snapshot import save_snapshot
 from zerothorder.opening import open_run
 from zerothorder.preflight import check_executor, check_resolution
+from zerothorder.profile import phase, profiling
 from zerothorder.report import Tracker, check_trackers, open_trackers, write_report
 from zerothorder.reporter import Reporter
 from zerothorder.run import Run, uninterrupted
@@ -39,7 +40,8 @@ class Training:
     """A run in its folder. `go()` trains to the last step and returns the final measures.
 
     `complete` says that a config to resume was made from the saved one, so that every field of it is meant.
-    `measures` holds what was measured so far: split name ("zero-shot", "dev", "test") → name → value.
+    `measures` holds what was measured so far: split name ("zero-shot", "dev", "test") → name → value; `profile` the
+    row of where the time of the steps went, once they are done or were stopped, if the config asks for it.
     """
 
     config: TrainConfig
@@ -48,6 +50,7 @@ class Training:
     task: Task = field(init=False)
     run: Run = field(init=False)
     measures: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]], init=False)
+    profile: dict[str, Any] | None = field(default=None, init=False)
     _trackers: list[Tracker] = field(default_factory=list[Tracker], init=False)
     _lost: float = field(default=0.0, init=False)
 
@@ -141,28 +144,46 @@ class Training:
             self._leave_report()
 
     def _loop(self, examples: Any, stream: BatchStream) -> None:
+        """Step by step to the last; however it ends, a profile tells of the steps that were taken."""
+        if not self.config.profile:
+            return self._steps(examples, stream, lambda: None)
+        with profiling() as profile:
+            try:
+                self._steps(examples, stream, profile.lap)
+            finally:
+                if profile.steps:
+                    self.profile = {"kind": "profile", "step": self.run.index, **profile.row()}
+                    self._write(self.profile)
+
+    def _steps(self, examples: Any, stream: BatchStream, lap: Callable[[], None]) -> None:
         config, run = self.config, self.run
         while True:
             at = run.index
             if config.eval_every and 0 < at < config.steps and at % config.eval_every == 0:
-                self._evaluate("dev", "dev", config.eval_rows)
+                with phase("evaluation"):
+                    self._evaluate("dev", "dev", config.eval_rows)
             if at >= config.steps:
                 return
             began = time.monotonic()
-            entry = run.step([examples[i] for i in stream.indices(at)])
-            meter = run.around.meter
-            self._write(
-                _row(entry)
-                | {
-                    "forwards": meter.examples,
-                    "tokens": meter.tokens,
-                    "seconds": time.monotonic() - began,
-                    "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-                }
-            )
-            self.report.progress("training", run.index, config.steps)
+            with phase("data"):
+                batch = [examples[i] for i in stream.indices(at)]
+            entry = run.step(batch)
+            with phase("logging"):
+                meter = run.around.meter
+                self._write(
+                    _row(entry)
+                    | {
+                        "forwards": meter.examples,
+                        "tokens": meter.tokens,
+                        "seconds": time.monotonic() - began,
+                        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                    }
+                )
+                self.report.progress("training", run.index, config.steps)
+            lap()
             if config.snapshot_every and run.index % config.snapshot_every == 0 and run.index < config.steps:
-                self._snapshot()
+                with phase("snapshots"):
+                    self._snapshot()
 
     def _finish(self) -> dict[str, float]:
         config, run = self.config, self.run

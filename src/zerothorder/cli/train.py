@@ -27,7 +27,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
     ),
     "execution": ("micro_batch", "executor", "check"),
     "evaluation": ("eval_every", "eval_rows", "test_rows", "snapshot_every", "report_to"),
-    "output": ("quiet", "json"),
+    "output": ("profile", "quiet", "json"),
 }  # fmt: skip
 
 

@@ -6,11 +6,13 @@ from torch import Tensor
 
 from zerothorder.directions import Direction, factored, plain_draws
 from zerothorder.point import Point, Term
+from zerothorder.profile import timed
 from zerothorder.scratch import buffer
 from zerothorder.space import CHUNK, Site
 from zerothorder.state import State, residual_of
 
 
+@timed("perturbation")
 def write_probe(
     out: Tensor,
     site: Site,
@@ -56,6 +58,7 @@ def write_probe(
             site.grid.probe(to, chunk)
 
 
+@timed("perturbation")
 def write_probes(
     out: Tensor,
     site: Site,

@@ -15,6 +15,7 @@ from zerothorder.execution.probe import write_probe
 from zerothorder.key import Key
 from zerothorder.objectives import Objective
 from zerothorder.point import Point, Term, Values
+from zerothorder.profile import phase
 from zerothorder.space import ParameterSpace, Site
 
 Scratch = dict[tuple[torch.dtype, torch.device, int], Tensor]
@@ -50,16 +51,18 @@ class Swap:
     ) -> list[Values]:
         """See `Executor.evaluate`."""
         values: list[Values] = []
-        plan = owned(around.model, around.space, self.owners)
+        with phase("perturbation"):
+            plan = owned(around.model, around.space, self.owners)
         with Interrupts() as interrupts, around.meter.watching(around.model):
             for point in points:
                 exchange = Exchange(self.scratch, point.terms, around, interrupts, self.poison)
                 try:
-                    if point.terms and point.want == "gradient":
-                        # autograd saves the parameter, not its data: backward must see the probe too
-                        exchange.install([], list(around.space))
-                    elif point.terms:
-                        exchange.install(*plan)
+                    with phase("perturbation"):
+                        if point.terms and point.want == "gradient":
+                            # autograd saves the parameter, not its data: backward must see the probe too
+                            exchange.install([], list(around.space))
+                        elif point.terms:
+                            exchange.install(*plan)
                     with seeded(key, around.direction.run_key, around.model), interrupts.heard():
                         values.append(value_at(around.model, point, objective, dict(batches)))
                 finally:
@@ -125,10 +128,11 @@ class Exchange:
 
     def close(self) -> None:
         """Give everything back: hooks, and what is left after an exception that no hook saw."""
-        for handle in self.handles:
-            handle.remove()
-        while self.stack:
-            self._leave()
+        with phase("perturbation"):
+            for handle in self.handles:
+                handle.remove()
+            while self.stack:
+                self._leave()
 
     def _entering(self, sites: list[Site]) -> Any:
         def enter(module: nn.Module, args: Any) -> None:
@@ -143,22 +147,24 @@ class Exchange:
 
     def enter(self, module: nn.Module | None, sites: list[Site]) -> None:
         """Show these sites' probes until `leave(module)`."""
-        frame = _Frame(module)
-        self.stack.append(frame)
-        # a site met again inside its own exchange (tied, or a shared module) already shows its probe
-        fresh = [site for site in sites if id(site.parameter) not in self.active]
-        for site, out in zip(fresh, self._buffers(fresh), strict=True):
-            write_probe(out, site, self.terms, self.around.direction, self.around.state)
-            frame.pairs.append((site.parameter, site.parameter.data, out))
-            self.active.add(id(site.parameter))
-            site.parameter.data = out
+        with phase("perturbation"):
+            frame = _Frame(module)
+            self.stack.append(frame)
+            # a site met again inside its own exchange (tied, or a shared module) already shows its probe
+            fresh = [site for site in sites if id(site.parameter) not in self.active]
+            for site, out in zip(fresh, self._buffers(fresh), strict=True):
+                write_probe(out, site, self.terms, self.around.direction, self.around.state)
+                frame.pairs.append((site.parameter, site.parameter.data, out))
+                self.active.add(id(site.parameter))
+                site.parameter.data = out
 
     def leave(self, module: nn.Module) -> None:
         """Give back what was exchanged for a module, and for those inside it that did not get to their end."""
-        # a module that another pre-hook stopped never entered; one whose callee was interrupted is not on top
-        while any(frame.module is module for frame in self.stack):
-            if self._leave() is module:
-                break
+        with phase("perturbation"):
+            # a module that another pre-hook stopped never entered; one whose callee was interrupted is not on top
+            while any(frame.module is module for frame in self.stack):
+                if self._leave() is module:
+                    break
 
     def _leave(self) -> nn.Module | None:
         frame = self.stack[-1]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from zerothorder.ledger.reader import Contents
 
 # How a run is driven and shown, not what it computes: a repeated run has its own.
-_NOT_REPEATED = ("resume", "overwrite", "quiet", "json", "output")
+_NOT_REPEATED = ("resume", "overwrite", "profile", "quiet", "json", "output")
 
 
 @dataclass(frozen=True)
