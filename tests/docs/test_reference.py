@@ -64,17 +64,18 @@ def test_the_tables_of_metrics_name_every_field_that_runs_write(
     from zerothorder.reporter import Silent
 
     monkeypatch.setattr(training, "write_report", lambda folder: folder)  # seconds of matplotlib
-    written: dict[str, set[str]] = {"step": set(), "eval": set(), "end": set()}
+    written: dict[str, set[str]] = {"step": set(), "eval": set(), "profile": set(), "end": set()}
     for objective, prompt in PROMPTS.items():
         data = tmp_path / f"{objective}.jsonl"
         rows = [{"text": f"a good film {n}", "label": n % 2, "references": ["good"]} for n in range(60)]
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
         config: dict[str, Any] = {"model": str(llama_folder), "data": str(data), "objective": objective, **prompt}
         small = {"steps": 2, "batch_size": 2, "eval_rows": 2, "test_rows": 2, "check": "off", "threads": 1}
-        zo.train(zo.TrainConfig(output=tmp_path / f"run-{objective}", **config, **small), Silent())
+        zo.train(zo.TrainConfig(output=tmp_path / f"run-{objective}", profile=True, **config, **small), Silent())
         for row in read_journal(tmp_path / f"run-{objective}" / "metrics.jsonl"):
             written[row["kind"]] |= set(row)
     assert set(first_column("Step rows")) - {"field"} == written["step"]
+    assert set(first_column("Profile row")) - {"field"} == written["profile"]
     measures = set(first_column("Evaluation rows")) - {"field"}
     assert measures == written["eval"]
     assert {name.removeprefix("dev_") for name in written["end"]} <= measures

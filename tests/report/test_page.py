@@ -168,6 +168,57 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     ]
 
 
+PROFILE = {
+    "kind": "profile", "step": 40, "steps": 40, "seconds": 20.0, "step_seconds": 0.4, "ratio": 1.6,
+    "phases": {
+        "forward": {"seconds": 10.0, "share": 0.5, "median": 0.25},
+        "update": {"seconds": 6.0, "share": 0.3, "median": 0.00002},
+        "evaluation": {"seconds": 4.0, "share": 0.2},
+    },
+}  # fmt: skip
+
+
+def test_a_profile_has_a_section_with_bars_and_a_table(tmp_path: Path) -> None:
+    folder = full(tmp_path / "demo")
+    assert "Where the time went" not in write_report(folder).read_text()
+    rows = (folder / "metrics.jsonl").read_text()
+    (folder / "metrics.jsonl").write_text(
+        json.dumps(PROFILE | {"ratio": 9.0}) + "\n" + json.dumps(PROFILE) + "\n" + rows
+    )
+    page = write_report(folder).read_text()
+    assert "no step, eval" not in page
+    section = page[page.index("Where the time went") : page.index("Run it again")]
+    assert titles(section) == ["Time by phase"]
+    assert "A step takes 1.60 × its forwards; 40 steps, 20.0 s in all. Grey: between steps." in section
+    drawn = section[section.index("<svg") : section.index("</svg>")]
+    for words in ("forward", "update", "evaluation", "50.0 %", "30.0 %", "20.0 %"):
+        assert f">{words}</text>" in drawn, words
+    assert not re.search(r"#[0-9a-f]{6}\b", drawn)
+    cells = [re.findall(r"<td>(.*?)</td>", line) for line in re.findall(r"<tr>(.*?)</tr>", section)]
+    assert cells == [
+        [], ["forward", "250.00", "50.0 %"], ["update", "0.02", "30.0 %"], ["a whole step", "400.00", "80.0 %"],
+        ["evaluation", "–", "20.0 %"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"phases": {}},
+        {"phases": None},
+        {"phases": {"forward": 1.0}},
+        {"phases": {"forward": {"share": "half", "median": 1.0}}},
+        {"phases": {"forward": {"share": 0.5, "median": None}}},
+        {"step_seconds": None},
+        {"ratio": "much"},
+    ],
+)
+def test_a_profile_that_cannot_be_read_is_named(tmp_path: Path, damage: dict[str, Any]) -> None:
+    page = write_report(run(tmp_path / "demo", [step(1), PROFILE | damage])).read_text()
+    assert "Line 2 of metrics.jsonl is no step, eval, profile or end row" in page
+    assert "Where the time went" not in page
+
+
 def test_an_empty_folder_still_gives_a_page(tmp_path: Path) -> None:
     page = write_report(tmp_path).read_text()
     assert "config.json is missing" in page

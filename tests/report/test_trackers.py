@@ -9,6 +9,7 @@ import pytest
 
 from zerothorder.errors import UsageError
 from zerothorder.report import open_trackers
+from zerothorder.report.trackers import scalars
 
 ROWS: list[dict[str, Any]] = [
     {"kind": "step", "step": 1, "loss": 0.7, "skipped": False},
@@ -68,6 +69,11 @@ def test_sessions_get_one_row_a_step_in_order(tmp_path: Path, name: str, monkeyp
         (3, {"train/skipped": 1.0, "dev/accuracy": 0.6}),
     ]
     assert fake.finished == 1
+
+
+def test_of_a_profile_trackers_get_what_is_a_number() -> None:
+    row = {"kind": "profile", "step": 3, "steps": 3, "ratio": 1.5, "phases": {"forward": {"seconds": 1.0}}}
+    assert scalars(row) == {"profile/steps": 3.0, "profile/ratio": 1.5}
 
 
 def test_an_unknown_name_offers_the_nearest(tmp_path: Path) -> None:

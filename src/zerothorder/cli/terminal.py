@@ -40,6 +40,9 @@ class Terminal(Silent):
     def result(self, found: Mapping[str, Any], *shown: Any) -> None:
         """The answer: `shown` (text or tables) for people, `found` for programs."""
 
+    def show(self, *shown: Any) -> None:
+        """What people get beside the answer; programs have it as a row."""
+
 
 def terminal(*, quiet: bool = False, as_json: bool = False) -> Terminal:
     """The reporter for this call and this stderr."""
@@ -88,6 +91,9 @@ class _Shown(Terminal):
         self._forwards = None
 
     def result(self, found: Mapping[str, Any], *shown: Any) -> None:
+        self.show(*shown)
+
+    def show(self, *shown: Any) -> None:
         self.close()
         for part in shown:
             if isinstance(part, str):

@@ -40,7 +40,11 @@ def main(words: Sequence[str]) -> int:
 
         report.progress("starting", 1, 1)
         training = Training(config, report, complete)
-        training.go()
+        try:
+            training.go()
+        finally:
+            if training.profile:  # a run that was stopped has one too
+                report.show(*profile(training.profile))
         report.result(
             {"output": str(config.output), "measures": training.measures},
             summary(training.measures),
@@ -72,6 +76,13 @@ def summary(measures: Mapping[str, Mapping[str, Any]]) -> "Table":
     rows = [(label(name), _number(before.get(name)), _number(after.get(name))) for name in names]
     counts = [None if ROWS not in found else f"{int(found[ROWS]):,}" for found in (before, after)]
     return table(("test", "zero-shot", "trained"), [*rows, *([("rows measured", *counts)] if any(counts) else [])])
+
+
+def profile(row: Mapping[str, Any]) -> "tuple[Table, str]":
+    """Where the time of the steps went, and what that comes to."""
+    from zerothorder.report import phases  # with numpy
+
+    return table(phases.COLUMNS, phases.table(row)), f"{phases.sentence(row)}\n"
 
 
 def _number(value: float | None) -> str | None:

@@ -4,6 +4,8 @@
      "tokens": 9120, "seconds": 0.41, "skipped": false, "memory": 1240000000}
     {"kind": "eval", "step": 50, "split": "dev", "accuracy": 0.61, "auc": 0.72, "loss": 0.66, "moved": 1e-4,
      "changed": 0.93}
+    {"kind": "profile", "step": 50, "steps": 50, "seconds": 31.2, "step_seconds": 0.61, "ratio": 1.6,
+     "phases": {"forward": {"seconds": 19.1, "share": 0.61, "median": 0.38}, ...}}
     {"kind": "end", ...}
 
 `forwards` and `tokens` are running totals (of this process: a resumed run may begin again at 0), `seconds` is
@@ -34,10 +36,14 @@ _LOWER_IS_BETTER = ("loss", "perplexity", "nll", "error", "brier")
 
 @dataclass
 class Metrics:
-    """The rows of one run, by kind; `problems` are sentences for whatever could not be read."""
+    """The rows of one run, by kind; `problems` are sentences for whatever could not be read.
+
+    Of several profiles (a resumed run may take another) the last counts.
+    """
 
     steps: list[Row] = field(default_factory=list[Row])
     evals: list[Row] = field(default_factory=list[Row])
+    profile: Row | None = None
     end: Row | None = None
     problems: list[str] = field(default_factory=list[str])
 
@@ -157,8 +163,10 @@ def read_metrics(path: Path) -> Metrics:
             metrics.problems.append(f"Line {at} of {path.name} {why}; it is left out.")
         elif row.get("kind") == "end":
             metrics.end = row
+        elif row.get("kind") == "profile" and _is_profile(row):
+            metrics.profile = row
         elif row.get("kind") not in ("step", "eval") or number(row.get("step")) is None:
-            metrics.problems.append(f"Line {at} of {path.name} is no step, eval or end row; it is left out.")
+            metrics.problems.append(f"Line {at} of {path.name} is no step, eval, profile or end row; it is left out.")
         elif row["kind"] == "step":
             steps[int(row["step"])] = row
         else:
@@ -174,6 +182,19 @@ def _parse(line: str) -> Row | None:
     except ValueError:
         return None
     return row if isinstance(row, dict) else None
+
+
+def _is_profile(row: Row) -> bool:
+    """Whether it holds what is shown of a profile, in numbers."""
+    phases = row.get("phases")
+    if not isinstance(phases, Mapping) or not phases:
+        return False
+    shown = [row.get("ratio") or 0.0, *(row.get(name) for name in ("steps", "seconds", "step_seconds"))]
+    for found in phases.values():
+        if not isinstance(found, Mapping):
+            return False
+        shown += [found.get("share"), found.get("median", 0.0)]
+    return all((value := number(cell)) is not None and math.isfinite(value) for cell in shown)
 
 
 def _unbroken(totals: Floats) -> Floats:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from zerothorder.errors import UsageError
-from zerothorder.report import text
+from zerothorder.report import phases, text
 from zerothorder.report.metrics import ZERO_SHOT, Metrics, best, lower_is_better, read_metrics
 from zerothorder.report.origin import Origin, commands, read_origin
-from zerothorder.report.pictures import pictures
+from zerothorder.report.pictures import pictures, profile
 
 _HEADLINE = (
     "accuracy",
@@ -78,6 +78,9 @@ def write_report(run_folder: Path) -> Path:
         tiles=_tiles(metrics, origin),
         scores=list(_scores(metrics)),
         pictures=list(pictures(metrics)),
+        profile=profile(metrics),
+        profile_columns=phases.COLUMNS,
+        profile_lines=phases.table(metrics.profile) if metrics.profile else [],
         commands=list(commands(run_folder, config, ledger=bool(origin.steps))),
         settings=[pair for pair in text.settings(config) if pair[1] != "–"],
         recipe_settings=origin.settings,

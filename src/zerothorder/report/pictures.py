@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zerothorder.report import text
+from zerothorder.report import phases, text
 from zerothorder.report.metrics import ZERO_SHOT, Floats, Metrics, running_median
-from zerothorder.report.svg import INK, MUTED, SERIES, canvas
+from zerothorder.report.svg import INK, MUTED, SERIES, bars, canvas
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,18 @@ def pictures(metrics: Metrics) -> Iterator[Picture]:
             yield found
         elif found is not None:
             yield from found
+
+
+def profile(metrics: Metrics) -> Picture | None:
+    """Where the time of the steps went, of a run that was asked to look."""
+    if metrics.profile is None:
+        return None
+    rows = [
+        (line.name, line.part, line.share, SERIES[0] if line.of_step else MUTED)
+        for line in phases.lines(metrics.profile)
+    ]
+    beside = " Grey: between steps." if any(colour is MUTED for *_, colour in rows) else ""
+    return Picture("Time by phase", f"{_sentence(phases.sentence(metrics.profile))}{beside}", bars(rows))
 
 
 def scores(metrics: Metrics) -> Picture | None:

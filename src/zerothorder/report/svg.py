@@ -6,7 +6,7 @@ so one picture is readable on light and on dark paper and costs a few kilobytes.
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ LEFT, RIGHT, BOTTOM, TOP = (
     0.1,
 )  # margins, fixed: step 300 stands at one place in every picture
 TOP_SCALE = 0.42  # more of it where the forwards stand along the top
+NAMES, BAR = 1.0, 0.27  # room for the names of bars, and for each of them
 MAX_POINTS = 900  # of a raw line: a point or two for every pixel it is drawn on
 
 _STYLE: dict[Any, Any] = {
@@ -127,6 +128,43 @@ class Canvas:
 @contextmanager
 def canvas(last_step: float, unit: str = "") -> "Iterator[Canvas]":
     """Axes from step 0 to the run's last, values with their unit; the picture stands in `.svg` afterwards."""
+    with _sheet(HEIGHT) as drawing:
+        figure, axes = drawing.figure, drawing.axes
+        figure.subplots_adjust(left=LEFT / WIDTH, right=1 - RIGHT / WIDTH, bottom=BOTTOM / HEIGHT, top=1 - TOP / HEIGHT)
+        drawing.last_step = max(last_step, 1.0)
+        axes.set_xlim(-0.015 * drawing.last_step, 1.015 * drawing.last_step)
+        axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(_locator(6, integer=True))
+        axes.xaxis.set_major_formatter(lambda value, _: short(value))
+        axes.yaxis.set_major_locator(_locator(5))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{short(value)} {unit}".rstrip().replace("-", "−", 1))
+        yield drawing
+
+
+def bars(rows: Sequence[tuple[str, float, str, str]]) -> str:
+    """Horizontal bars, the first on top: (name, length, what stands at its end, colour). The SVG."""
+    height = TOP + BAR * len(rows) + TOP
+    with _sheet(height) as drawing:
+        axes, places = drawing.axes, range(len(rows))
+        drawing.figure.subplots_adjust(
+            left=NAMES / WIDTH, right=1 - RIGHT / WIDTH, bottom=TOP / height, top=1 - TOP / height
+        )
+        longest = max(length for _, length, _, _ in rows) or 1.0
+        axes.barh(places, [length for _, length, _, _ in rows], height=0.7, color=[colour for *_, colour in rows])
+        for place, (_, length, words, _) in enumerate(rows):
+            axes.text(length + 0.01 * longest, place, words, va="center", color=MUTED)
+        axes.set_yticks(places, [name for name, *_ in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlim(0, 1.12 * longest)  # room for the words behind the longest
+        axes.grid(visible=False)
+        axes.xaxis.set_visible(False)
+        axes.spines["bottom"].set_visible(False)
+    return drawing.svg
+
+
+@contextmanager
+def _sheet(height: float) -> "Iterator[Canvas]":
+    """Empty axes in the page's style; drawn when the block ends."""
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure
@@ -135,17 +173,8 @@ def canvas(last_step: float, unit: str = "") -> "Iterator[Canvas]":
             f"the report needs {error.name}, which is not installed: pip install 'zerothorder[report]'"
         ) from error
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(WIDTH, HEIGHT))
-        axes = figure.add_subplot()
-        figure.subplots_adjust(left=LEFT / WIDTH, right=1 - RIGHT / WIDTH, bottom=BOTTOM / HEIGHT, top=1 - TOP / HEIGHT)
-        drawing = Canvas(figure, axes)
-        drawing.last_step = max(last_step, 1.0)
-        axes.set_xlim(-0.015 * drawing.last_step, 1.015 * drawing.last_step)
-        axes.set_xlabel("step")
-        axes.xaxis.set_major_locator(_locator(6, integer=True))
-        axes.xaxis.set_major_formatter(lambda value, _: short(value))
-        axes.yaxis.set_major_locator(_locator(5))
-        axes.yaxis.set_major_formatter(lambda value, _: f"{short(value)} {unit}".rstrip().replace("-", "−", 1))
+        figure = Figure(figsize=(WIDTH, height))
+        drawing = Canvas(figure, figure.add_subplot())
         yield drawing
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
