@@ -9,25 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zerothorder.profile import phase
+from zerothorder.profile import timed
 
 Tokens = Sequence[int]
 
 
+@timed("data")
 def pad(rows: Sequence[Tokens], pad_id: int, device: torch.device, left: bool) -> dict[str, Tensor]:
     """`input_ids` and `attention_mask` (rows, longest), int64; padded on the left also `position_ids` from 0."""
-    with phase("data"):
-        longest = max(map(len, rows))
-        ids = torch.full((len(rows), longest), pad_id)
-        mask = torch.zeros((len(rows), longest), dtype=torch.int64)
-        for row, tokens in enumerate(rows):
-            place = slice(longest - len(tokens), longest) if left else slice(0, len(tokens))
-            ids[row, place] = torch.tensor(tokens, dtype=torch.int64)
-            mask[row, place] = 1
-        batch = {"input_ids": ids, "attention_mask": mask}
-        if left:
-            batch["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
-        return {name: tensor.to(device) for name, tensor in batch.items()}
+    longest = max(map(len, rows))
+    ids = torch.full((len(rows), longest), pad_id)
+    mask = torch.zeros((len(rows), longest), dtype=torch.int64)
+    for row, tokens in enumerate(rows):
+        place = slice(longest - len(tokens), longest) if left else slice(0, len(tokens))
+        ids[row, place] = torch.tensor(tokens, dtype=torch.int64)
+        mask[row, place] = 1
+    batch = {"input_ids": ids, "attention_mask": mask}
+    if left:
+        batch["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+    return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def base_model(model: nn.Module) -> nn.Module:
