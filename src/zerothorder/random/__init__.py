@@ -1,4 +1,7 @@
-"""Keyed randomness: `shift` adds c·z to a tensor, `byte_lanes` gives rounding bits; reference and fast path agree."""
+"""Keyed randomness: `shift` adds c·z to a tensor, `byte_lanes` gives rounding bits; reference and fast paths agree."""
+
+import functools
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -7,7 +10,26 @@ from zerothorder.random import philox
 from zerothorder.random.laws import LAWS
 from zerothorder.random.philox import VERSION
 
-__all__ = ["LAWS", "VERSION", "byte_lanes", "shift"]
+__all__ = ["LAWS", "VERSION", "byte_lanes", "fast_path", "shift"]
+
+
+@functools.cache
+def fast_path(device: torch.device) -> ModuleType | None:
+    """The module with this device's kernels, imported at its first tensor; None where plain torch serves.
+
+    Triton comes with torch's GPU builds; where it is missing, the reference gives the same bits slowly.
+    """
+    if device.type == "cpu":
+        from zerothorder.random import cpu
+
+        return cpu
+    if device.type in ("cuda", "xpu"):
+        try:
+            from zerothorder.random import triton
+        except ImportError:
+            return None
+        return triton
+    return None
 
 
 def shift(out: Tensor, source: Tensor, law: str, key: int, coefficient: float, start: int = 0) -> None:
@@ -15,10 +37,9 @@ def shift(out: Tensor, source: Tensor, law: str, key: int, coefficient: float, s
 
     `out` and `source` are 1-D, contiguous, float32 or float64, and may be the same tensor.
     """
-    if out.device.type == "cpu":
-        from zerothorder.random import cpu
-
-        cpu.shift(out, source, law, key, coefficient, start)
+    fast = fast_path(out.device)
+    if fast is not None:
+        fast.shift(out, source, law, key, coefficient, start)
     else:
         z = LAWS[law](key, start, out.numel(), out.device).to(out.dtype)
         torch.add(source, z.mul_(torch.tensor(coefficient, dtype=out.dtype)), out=out)
@@ -26,9 +47,8 @@ def shift(out: Tensor, source: Tensor, law: str, key: int, coefficient: float, s
 
 def byte_lanes(out: Tensor, key: int, start: int = 0) -> None:
     """Uniform bytes start … start+n-1 of the key's stream, for stochastic rounding, into uint8 out (n,)."""
-    if out.device.type == "cpu":
-        from zerothorder.random import cpu
-
-        cpu.byte_lanes(out, key, start)
+    fast = fast_path(out.device)
+    if fast is not None:
+        fast.byte_lanes(out, key, start)
     else:
         out.copy_(philox.lanes(key, 8, start, out.numel(), out.device))
