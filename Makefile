@@ -24,6 +24,7 @@ TORCH       ?= torch==2.13.0
 PY    := $(VENV)/bin/python
 READY := $(VENV)/.ready
 DOCS  := $(VENV)/.ready-docs
+TESTS := $(VENV)/.ready-tests
 PIN   := $(VENV)/torch-constraint.txt
 
 PIP    = $(PY) -m pip --disable-pip-version-check
@@ -49,11 +50,11 @@ demo: $(READY)  ## set up and fine-tune a real language model: under 10 minutes 
 demo-long: $(READY)  ## ten times the steps of the demo; goes on where it was stopped
 	$(VENV)/bin/zo train $(DEMO_LONG_FLAGS) --output runs/demo-long $(if $(wildcard runs/demo-long/config.json),--resume)
 
-test: $(READY)  ## every test, real models included, then the fast ones against the built wheel
+test: $(TESTS)  ## every test, real models included, then the fast ones against the built wheel
 	$(PYTEST) -n $(WORKERS)
 	@$(MAKE) wheel-test
 
-check: $(READY)  ## before a commit: format, lint, types, import contracts, fast tests; under 2 minutes
+check: $(TESTS)  ## before a commit: format, lint, types, import contracts, fast tests; under 2 minutes
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/lint-imports
@@ -67,7 +68,7 @@ format: $(READY)  ## let ruff put the style right
 docs: $(DOCS)  ## the documentation site, in site/
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
-mutants: $(READY)  ## plant the field's published defects one by one: each must turn a test red
+mutants: $(TESTS)  ## plant the field's published defects one by one: each must turn a test red
 	$(SINGLE) $(QUIET) $(PY) scripts/mutants.py
 
 bench: $(READY)  ## the committed measurements of benchmarks/, again on this machine
@@ -76,7 +77,7 @@ bench: $(READY)  ## the committed measurements of benchmarks/, again on this mac
 # From the source archive to the wheel to the tests: what a user installs is what is tested, in a folder that
 # has no src/. The tools come from .venv; PYTHONPATH puts the wheel before the editable install.
 WHEEL := $(abspath build/wheel)
-wheel-test: $(READY)  ## build the wheel and run the fast tests against it from another folder
+wheel-test: $(TESTS)  ## build the wheel and run the fast tests against it from another folder
 	@rm -rf $(WHEEL) && mkdir -p $(WHEEL)/elsewhere
 	$(PY) -m build --outdir $(WHEEL)/dist . > $(WHEEL)/build.log 2>&1 || { tail -20 $(WHEEL)/build.log; exit 1; }
 	$(PIP) install --quiet --no-deps --target $(WHEEL)/site $(WHEEL)/dist/*.whl
@@ -106,6 +107,11 @@ $(READY): pyproject.toml $(if $(TORCH_ASKED),always)
 	@$(PY) -c 'from importlib.metadata import version; print("torch==" + version("torch"))' > $(PIN)
 	@echo "installing zerothorder and its tools beside $$(cat $(PIN))"
 	@$(PIP) install --quiet --constraint $(PIN) --editable '.[hf,report,trackers,dev]'
+	@touch $@
+
+# The GPU kernels are tested through their interpreter, which is larger than everything else: not for the demo.
+$(TESTS): $(READY)
+	$(PIP) install --quiet --constraint $(PIN) --editable '.[kernels]'
 	@touch $@
 
 $(DOCS): $(READY)
