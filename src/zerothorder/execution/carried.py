@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zerothorder.execution.copies import Copies
 from zerothorder.space import Site
 
-BLOCK = 1 << 18
+BLOCK = 1 << 20
 """Perturbed weights of a dense law that are made at a time: small enough to stay in cache until they are used."""
 
 LEAST = 16

@@ -17,11 +17,8 @@ import torch
 from numba import njit, prange, uint32, uint64
 from torch import Tensor
 
-from zerothorder.grids.cpu import _bits, _float, _move, _nearest, _read, _u
-from zerothorder.random.cpu import TILE, add_draw, follow_threads, law_of, span, stream
-
-_BLOCK = 8
-"""Factors added in one go: eight rows of B stay in the first-level cache while the tile's rows pass."""
+from zerothorder.grids.cpu import _bits, _float, _move, _nearest, _put, _read, _u, _wide
+from zerothorder.random.cpu import TILE, add_draw, follow_threads, law_of, span, split, stream
 
 
 @dataclass
@@ -42,55 +39,70 @@ class Moves:
     factors: tuple[Tensor, Tensor] | None = None
 
 
+# What is looked up per row comes as an argument: an array read inside a loop might be the one that is written there,
+# and the compiler would not use vector registers.
+
+
 @njit
-def _rows_of(skip: Any, count: int, element: Any, n: Any, row: Any, at: Any, col: Any, take: Any) -> int:
-    """The tile's elements by matrix row: where each begins in the tile and in the row, and how many there are."""
-    done, found = uint64(0), 0
-    while done < uint64(count):
-        place = element + done
-        row[found] = place // n
-        col[found] = place % n
-        at[found] = skip + done
-        take[found] = min(n - col[found], uint64(count) - done)
-        done += take[found]
-        found += 1
-    return found
+def _add_one(g: Any, at: Any, b: Any, col: Any, take: Any, a: Any) -> None:
+    for i in range(take):
+        g[at + uint64(i)] += a * b[col + uint64(i)]
+
+
+@njit
+def _add_four(g: Any, at: Any, b: Any, k: int, col: Any, take: Any, a0: Any, a1: Any, a2: Any, a3: Any) -> None:
+    b0, b1, b2, b3 = b[k], b[k + 1], b[k + 2], b[k + 3]
+    for i in range(take):
+        j, c = at + uint64(i), col + uint64(i)
+        g[j] = (((g[j] + a0 * b0[c]) + a1 * b1[c]) + a2 * b2[c]) + a3 * b3[c]
+
+
+@njit
+def _add_four_twice(
+    g: Any, at: Any, b: Any, k: int, n: Any, a0: Any, a1: Any, a2: Any, a3: Any, c0: Any, c1: Any, c2: Any, c3: Any
+) -> None:
+    """Two whole rows: what was read of B serves both."""
+    b0, b1, b2, b3 = b[k], b[k + 1], b[k + 2], b[k + 3]
+    for i in range(n):
+        c = uint64(i)
+        j = at + c
+        x0, x1, x2, x3 = b0[c], b1[c], b2[c], b3[c]
+        g[j] = (((g[j] + a0 * x0) + a1 * x1) + a2 * x2) + a3 * x3
+        g[j + n] = (((g[j + n] + c0 * x0) + c1 * x1) + c2 * x2) + c3 * x3
+
+
+@njit
+def _row(element: Any, left: Any, n: Any) -> Any:
+    """(row, column, number of elements) of what comes next in a matrix of n columns, at most `left` elements."""
+    row = element // n
+    col = element - row * n
+    return row, col, min(n - col, left)
 
 
 @njit
 def add_outer(g: Any, skip: Any, count: int, element: Any, a: Any, b: Any, lo: int, hi: int) -> None:
-    """g[skip : skip+count] += Σ_k a_k b_kᵀ for k = lo … hi in order; g's first element there is `element` of z."""
-    n = uint64(b.shape[1])
-    longest = int(uint64(count) // n) + 2
-    places = np.empty((4, longest), np.uint64)
-    row, at, col, take = places[0], places[1], places[2], places[3]
-    found = _rows_of(skip, count, element, n, row, at, col, take)
-    k = lo
-    while k + _BLOCK <= hi:
-        b0, b1, b2, b3, b4, b5, b6, b7 = b[k], b[k + 1], b[k + 2], b[k + 3], b[k + 4], b[k + 5], b[k + 6], b[k + 7]
-        for r in range(found):
-            own = a[row[r]]
-            a0, a1, a2, a3, a4, a5, a6, a7 = (
-                own[k], own[k + 1], own[k + 2], own[k + 3], own[k + 4], own[k + 5], own[k + 6], own[k + 7],
-            )  # fmt: skip
-            for i in range(take[r]):
-                j, c = at[r] + uint64(i), col[r] + uint64(i)
-                x = g[j] + a0 * b0[c]
-                x = x + a1 * b1[c]
-                x = x + a2 * b2[c]
-                x = x + a3 * b3[c]
-                x = x + a4 * b4[c]
-                x = x + a5 * b5[c]
-                x = x + a6 * b6[c]
-                g[j] = x + a7 * b7[c]
-        k += _BLOCK
+    """g[skip : skip+count] += Σ_k a_k b_kᵀ for k = lo … hi in order; g's first element there is `element` of z.
+
+    Four factors at a time over all rows of the tile: their four rows of B stay in the first-level cache.
+    """
+    n, k = uint64(b.shape[1]), lo
     while k < hi:
-        only = b[k]
-        for r in range(found):
-            scale = a[row[r], k]
-            for i in range(take[r]):
-                g[at[r] + uint64(i)] += scale * only[col[r] + uint64(i)]
-        k += 1
+        done = uint64(0)
+        four = k + 4 <= hi
+        while done < uint64(count):
+            row, col, take = _row(element + done, uint64(count) - done, n)
+            if four and take == n and done + n + n <= uint64(count):
+                _add_four_twice(
+                    g, skip + done, b, k, n, a[row, k], a[row, k + 1], a[row, k + 2], a[row, k + 3],
+                    a[row + uint64(1), k], a[row + uint64(1), k + 1], a[row + uint64(1), k + 2], a[row + uint64(1), k + 3],
+                )  # fmt: skip
+                take += n
+            elif four:
+                _add_four(g, skip + done, b, k, col, take, a[row, k], a[row, k + 1], a[row, k + 2], a[row, k + 3])
+            else:
+                _add_one(g, skip + done, b[k], col, take, a[row, k])
+            done += take
+        k += 4 if four else 1
 
 
 @njit
@@ -104,6 +116,60 @@ def _terms(
     else:
         for d in range(lo, hi):
             add_draw(g, law, table, t, k0[d], k1[d], c[d])
+
+
+@njit
+def _row_exact(w: Any, at: Any, b: Any, col: Any, take: Any, a: Any, decay: Any, rate: Any) -> None:
+    zero = w.dtype.type(0)
+    for i in range(take):
+        j = at + uint64(i)
+        g = zero + a * b[col + uint64(i)]
+        if decay != 0:
+            g += w[j] * decay
+        w[j] = w[j] - g * rate
+
+
+@njit
+def _row_bfloat16(
+    stored: Any, residual: Any, at: Any, random: Any, skip: Any, b: Any, col: Any, take: Any, a: Any, decay: Any,
+    rate: Any,
+) -> None:  # fmt: skip
+    signed = residual.view(np.int8)
+    for i in range(take):
+        j = at + uint64(i)
+        w = _float(_wide(stored, signed, j))
+        g = np.float32(0) + a * b[col + uint64(i)]
+        if decay != 0:
+            g += w * decay
+        _put(stored, residual, j, _bits(w - g * rate), random[skip + uint64(i)])
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def _outer_exact(w: Any, a: Any, b: Any, rate: Any, decay: Any, start: int) -> None:
+    """One step along one outer product: each weight is read, moved and written in one loop."""
+    n, only = uint64(b.shape[1]), b[0]
+    for t in prange(start // TILE, (start + w.size + TILE - 1) // TILE):
+        skip, at, count = span(t, start, w.size)
+        done = uint64(0)
+        while done < uint64(count):
+            row, col, take = _row(uint64(t) * uint64(TILE) + skip + done, uint64(count) - done, n)
+            _row_exact(w, at + done, only, col, take, a[row, 0], decay, rate)
+            done += take
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def _outer_bfloat16(
+    stored: Any, residual: Any, a: Any, b: Any, rate: Any, decay: Any, r0: Any, r1: Any, start: int
+) -> None:
+    n, only = uint64(b.shape[1]), b[0]
+    for t in prange(start // TILE, (start + stored.size + TILE - 1) // TILE):
+        skip, at, count = span(t, start, stored.size)
+        random = stream(8, t, r0, r1).view(np.uint8)
+        done = uint64(0)
+        while done < uint64(count):
+            row, col, take = _row(uint64(t) * uint64(TILE) + skip + done, uint64(count) - done, n)
+            _row_bfloat16(stored, residual, at + done, random, skip + done, only, col, take, a[row, 0], decay, rate)
+            done += take
 
 
 @njit(parallel=True, nogil=True, cache=True)
@@ -184,12 +250,19 @@ def move(stored: Tensor, residual: Tensor | None, moves: Moves, start: int) -> N
     follow_threads()
     dtype = stored.dtype if residual is None else torch.float32
     number = np.float64 if dtype == torch.float64 else np.float32
-    terms = *law_of(moves.law, dtype), *_words(moves.keys), np.array(moves.scalars, number)
     rates = np.array(moves.ends, np.int64), np.array(moves.rates, number), np.array(moves.decays, number)
+    pair = () if residual is None else (_u(stored, np.uint16), _u(residual, np.uint8))
+    if moves.factors is not None and moves.ends == [1]:
+        one = moves.factors[0].numpy(), moves.factors[1].numpy(), rates[1][0], rates[2][0]
+        if residual is None:
+            _outer_exact(stored.numpy(), *one, start)
+        else:
+            _outer_bfloat16(*pair, *one, *split(moves.seeds[0]), start)
+        return
+    terms = *law_of(moves.law, dtype), *_words(moves.keys), np.array(moves.scalars, number)
     if residual is None:
         _exact(stored.numpy(), *terms, *_factors(moves, number), *rates, start)
     else:
-        pair = _u(stored, np.uint16), _u(residual, np.uint8)
         _bfloat16(*pair, *terms, *_factors(moves, number), *rates, *_words(moves.seeds), start)
 
 
