@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zerothorder.directions import factored
+from zerothorder.directions import factors
 from zerothorder.directions.laws import Dense
 from zerothorder.directions.lowrank import LowRank
 from zerothorder.execution.probe import write_probe
@@ -82,8 +82,8 @@ def test_fused_passes_have_the_bits_of_the_general_ones(
     make = lambda: site(dtype, size, offset, columns if name.startswith("rank") else 1)  # noqa: E731
     direction, one = DIRECTIONS[name], make()
     assert Grid.of(dtype).fused
-    found = factored(direction, one, entries[0].terms, torch.float64)
-    assert (found is not None) == (len(one.shape) == 2) or min(one.shape) <= 6
+    found = factors(direction, [one], [Key("z", 0)], torch.float64)
+    assert bool(found) == (len(one.shape) == 2) or min(one.shape) <= 6
     fused = run(direction, one, entries, decays)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Grid, "fused", False)

@@ -30,9 +30,7 @@ def drawn(
 @pytest.mark.parametrize("rank", [1, 3])
 def test_z_is_the_product_of_its_factors_and_has_their_rank(rank: int) -> None:
     direction, where = LowRank(run_key(0), rank), site(20, 5, 6)
-    found = direction.factors(where, KEY, torch.float64)
-    assert found is not None
-    a, b, scale = found
+    a, b, scale = direction.factors([where], [KEY], torch.float64)["w"]
     assert (a.shape, b.shape, scale) == ((20, rank), (rank, 30), rank**-0.5)
     z = drawn(direction, where).view(20, 30)
     assert torch.allclose(z, scale * a @ b, rtol=0, atol=1e-14)
@@ -49,7 +47,7 @@ def test_a_slice_is_the_slice_of_the_whole(rank: int, start: int, count: int) ->
 @pytest.mark.parametrize("shape", [(40,), (1, 40), (2, 2), ()])
 def test_what_factors_would_not_make_smaller_is_dense(shape: tuple[int, ...]) -> None:
     direction, where = LowRank(run_key(0), 1), site(*shape)
-    assert direction.factors(where, KEY, torch.float64) is None
+    assert not direction.factors([where], [KEY], torch.float64)
     assert torch.equal(drawn(direction, where), drawn(Dense(run_key(0)), where))
     assert direction.draw(where, KEY) == Dense(run_key(0)).draw(where, KEY)
 

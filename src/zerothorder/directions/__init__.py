@@ -1,6 +1,6 @@
 """What is z? A direction is a law, then linear maps: a pure function of (key, State)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, Protocol
 
 import torch
@@ -18,8 +18,8 @@ class Direction(Protocol):
     """z(key) over all sites, never stored whole.
 
     Two optional methods let passes be fused, with the same bits: `draw(site, term) -> (law, seed) | None` names the
-    plain draw that z is on this site, if it is one; `factors(site, term, dtype) -> (A, B, s) | None` gives the factors
-    of z = s·A B, A (m, r) and B (r, n), if it has them.
+    plain draw that z is on this site, if it is one; `factors(sites, keys, dtype)` gives by site name the factors of
+    z = s·A B, where it has them (see the function `factors`).
     """
 
     @property
@@ -54,17 +54,17 @@ def plain_draws(
     return found if found and all(one is not None for one in found) else None
 
 
-def factored(
-    direction: Direction, site: Site, terms: Sequence[tuple[Key | str, float]], dtype: torch.dtype
-) -> tuple[Tensor, Tensor] | None:
-    """A (m, K) and B (K, n) of Σ coefficient·z over the terms, coefficients in A; None where a z has no factors.
+def factors(
+    direction: Direction, sites: Iterable[Site], keys: Sequence[Key | str], dtype: torch.dtype
+) -> Mapping[str, tuple[Tensor, Tensor, float]]:
+    """By site name the factors (A, B, s) of the keys side by side: the sum of c_k z_k is s·A diag(c) B. Sites whose z
+    has none are left out."""
+    draw = getattr(direction, "factors", None)
+    return {} if draw is None else draw(sites, keys, dtype)
 
-    K is the sum of the ranks. Each coefficient times s is rounded to `dtype` before it meets A, as in `shift`.
-    """
-    factors = getattr(direction, "factors", None)
-    found = [] if factors is None else [factors(site, term, dtype) for term, _ in terms]
-    if not found or any(one is None for one in found):
-        return None
-    a = [one[0] * (coefficient * one[2]) for one, (_, coefficient) in zip(found, terms, strict=True)]
-    b = [one[1] for one in found]
-    return (a[0], b[0]) if len(a) == 1 else (torch.cat(a, 1), torch.cat(b))
+
+def folded(found: tuple[Tensor, Tensor, float], terms: Sequence[tuple[Key | str, float]]) -> tuple[Tensor, Tensor]:
+    """A (m, K) with the coefficients in it, and B (K, n): each coefficient times s is rounded before it meets A."""
+    a, b, s = found
+    scale = torch.tensor([coefficient * s for _, coefficient in terms], dtype=a.dtype, device=a.device)
+    return (a * scale.repeat_interleave(a.shape[1] // len(terms))).contiguous(), b

@@ -1,5 +1,6 @@
 """Low-rank directions: z of a matrix is A Bᵀ / √r, whose product with an activation needs no matrix."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -40,30 +41,33 @@ class LowRank:
         return (rows, columns) if rows * columns > self.rank * (rows + columns) else None
 
     def factors(
-        self, site: Site, term: Key | str, dtype: torch.dtype, rows: slice = slice(None)
-    ) -> tuple[Tensor, Tensor, float] | None:
-        """(A, B, s) of a site's z in a dtype that holds the law: A (m, r), `rows` of it only, and B (r, n).
+        self, sites: Iterable[Site], keys: Sequence[Key | str], dtype: torch.dtype
+    ) -> dict[str, tuple[Tensor, Tensor, float]]:
+        """(A, B, s) by site name, in a dtype that holds the law: the keys' factors side by side, A (m, Kr), B (Kr, n).
 
-        None where z has no factors. One draw of the site's key: first A row by row, then B row by row.
+        Sites without factors are left out; all are if a key names a vector. A site's draw is A row by row, then B row
+        by row; all sites are drawn in one go.
         """
-        shape = self.matrix(site)
-        if isinstance(term, str) or shape is None:
-            return None
-        seed, device = term.seed(self.run_key, site.id), site.parameter.device
-        first, last, _ = rows.indices(shape[0])
-        split, end = shape[0] * self.rank, sum(shape) * self.rank
-
-        def drawn(start: int, stop: int) -> Tensor:
-            z = torch.zeros(stop - start, dtype=dtype, device=device)
-            random.shift(z, z, self.law, seed, 1.0, start)
-            return z
-
-        if last == shape[0]:  # what is wanted is one piece of the draw
-            z = drawn(first * self.rank, end)
-            a, b = z[: (last - first) * self.rank], z[(last - first) * self.rank :]
-        else:
-            a, b = drawn(first * self.rank, last * self.rank), drawn(split, end)
-        return a.view(-1, self.rank), b.view(self.rank, -1), float(self.rank**-0.5)
+        found: dict[str, tuple[Tensor, Tensor, float]] = {}
+        drawn = [(site, shape) for site in sites if (shape := self.matrix(site)) is not None]
+        if not drawn or any(isinstance(key, str) for key in keys):
+            return found
+        seeds, starts, ends, end = list[int](), list[int](), list[int](), 0
+        for site, (rows, columns) in drawn:
+            own = [key.seed(self.run_key, site.id) for key in keys if not isinstance(key, str)]
+            for start, length in ((0, rows * self.rank), (rows * self.rank, columns * self.rank)):
+                seeds += own
+                starts += [start] * len(own)
+                ends += [end + length * n for n in range(1, len(own) + 1)]
+                end += length * len(own)
+        flat = torch.empty(end, dtype=dtype, device=drawn[0][0].parameter.device)
+        random.pieces(flat, self.law, seeds, starts, ends)
+        sizes = [n * self.rank * len(keys) for _, shape in drawn for n in shape]
+        parts = iter(flat.split(sizes))
+        for site, (rows, columns) in drawn:
+            a, b = next(parts).view(len(keys), rows, self.rank), next(parts).view(-1, columns)
+            found[site.name] = (a.movedim(0, 1).flatten(1), b, float(self.rank**-0.5))
+        return found
 
     def draw(self, site: Site, term: Key | str) -> tuple[str, int] | None:
         """As `Dense.draw`, on the sites that are dense."""
@@ -85,12 +89,13 @@ class LowRank:
         if isinstance(term, str) or shape is None:
             self.dense.shift(out, source, site, term, coefficient, start, state, view)
             return
-        columns = shape[1]
+        columns, seed = shape[1], term.seed(self.run_key, site.id)
         first, skip = start // columns, start % columns
-        found = self.factors(site, term, out.dtype, slice(first, -(-(start + out.numel()) // columns)))
-        assert found is not None
-        a, b, scale = found
-        a *= coefficient * scale
+        rows = -(-(start + out.numel()) // columns) - first
+        a, b = (torch.empty(n * self.rank, dtype=out.dtype, device=out.device) for n in (rows, columns))
+        random.pieces(a, self.law, [seed], [first * self.rank], [a.numel()])
+        random.pieces(b, self.law, [seed], [shape[0] * self.rank], [b.numel()])
+        a, b = a.view(-1, self.rank) * (coefficient * float(self.rank**-0.5)), b.view(self.rank, -1)
         for k in range(self.rank):
             # no matrix product: the order of its sums belongs to the library
             torch.add(source, (a[:, k : k + 1] * b[k]).view(-1)[skip : skip + out.numel()], out=out)

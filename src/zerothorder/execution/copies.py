@@ -6,9 +6,11 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from zerothorder.directions import factors
 from zerothorder.execution import Surroundings
 from zerothorder.execution.probe import write_probes
 from zerothorder.point import Point
+from zerothorder.profile import timed
 from zerothorder.space import Site
 
 
@@ -33,29 +35,30 @@ class Copies:
         for p, point in enumerate(points):
             for key, c in point.terms:
                 self.coefficients[p, self.keys.index(key)] += c
-        self._factors: dict[tuple[str, torch.dtype], tuple[Tensor, Tensor, Tensor] | None] = {}
+        self._drawn: dict[tuple[torch.dtype, torch.dtype], dict[str, tuple[Tensor, Tensor, Tensor]]] = {}
 
     def __len__(self) -> int:
         return len(self.points)
 
     def factors(self, site: Site, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor] | None:
-        """(A (m, K), B (K, n), C (P, K)) in `dtype`, s in C; None where z has no factors. Kept for the pass: a tied
-        weight is met twice."""
-        at = (site.name, dtype)
-        if at not in self._factors:
-            draw = getattr(self.around.direction, "factors", None)
-            # drawn in float32 or float64, where every law is exact
-            found = [] if draw is None else [draw(site, key, site.grid.compute) for key in self.keys]
-            self._factors[at] = None
-            if found and all(one is not None for one in found):
-                a, b, s = (list(part) for part in zip(*found, strict=True))
-                c = (self.coefficients * torch.tensor(s, dtype=torch.float64)).repeat_interleave(a[0].shape[1], 1)
-                self._factors[at] = (
-                    torch.cat(a, 1).to(dtype),
-                    torch.cat(b).to(dtype),
-                    c.to(site.parameter.device, dtype),
-                )
-        return self._factors[at]
+        """(A (m, K), B (K, n), C (P, K)) in `dtype`, s in C; None where z has no factors."""
+        if (site.grid.compute, dtype) not in self._drawn:
+            self._draw(site.grid.compute, dtype)
+        return self._drawn[site.grid.compute, dtype].get(site.name)
+
+    @timed("perturbation")
+    def _draw(self, compute: torch.dtype, dtype: torch.dtype) -> None:
+        """All sites of a compute dtype at once: one small draw a layer would cost more than the products."""
+        sites = [site for site in self.around.space if site.grid.compute == compute]
+        found = factors(self.around.direction, sites, self.keys, compute) if self.keys else {}
+        own: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        kinds: dict[tuple[float, int], Tensor] = {}
+        for name, (a, b, s) in found.items():
+            if (kind := (s, a.shape[1])) not in kinds:
+                c = (self.coefficients * s).repeat_interleave(a.shape[1] // len(self.keys), 1)
+                kinds[kind] = c.to(a.device, dtype)
+            own[name] = (a.to(dtype), b.to(dtype), kinds[kind])
+        self._drawn[compute, dtype] = own
 
     def scaled(self, t: Tensor, c: Tensor) -> Tensor:
         """t (rows of all points, …, K) times each point's coefficients C (P, K), in place."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from zerothorder.directions import Direction, factored, plain_draws
+from zerothorder.directions import Direction, factors, folded, plain_draws
 from zerothorder.point import Point, Term
 from zerothorder.profile import timed
 from zerothorder.scratch import buffer
@@ -30,15 +30,17 @@ def write_probe(
     offset = part.indices(site.numel)[0]
     if site.grid.fused and out.device.type == "cpu":
         draws = plain_draws(direction, site, terms) if len(terms) == 1 else None
-        factors = factored(direction, site, terms, site.grid.compute) if draws is None else None
-        if draws is not None or factors is not None:
+        keys = [key for key, _ in terms] if draws is None else []
+        found = factors(direction, [site], keys, site.grid.compute).get(site.name) if keys else None
+        outer = None if found is None else folded(found, terms)
+        if draws is not None or outer is not None:
             for local, start in site.runs(part):
                 to = target[local.start - offset : local.stop - offset]
                 rest = None if residual is None else residual[local]
                 if draws is not None:
                     site.grid.probe_draw(to, stored[local], rest, draws[0], terms[0][1], start)
-                elif factors is not None:
-                    site.grid.probe_factors(to, stored[local], rest, factors, start)
+                elif outer is not None:
+                    site.grid.probe_factors(to, stored[local], rest, outer, start)
             return
     size = min(CHUNK, site.numel)
     room = None if site.grid.exact else buffer("probe", size, site.grid.compute, out.device)

@@ -94,7 +94,7 @@ def add_outer(g: Any, skip: Any, count: int, element: Any, a: Any, b: Any, lo: i
             if four and take == n and done + n + n <= uint64(count):
                 _add_four_twice(
                     g, skip + done, b, k, n, a[row, k], a[row, k + 1], a[row, k + 2], a[row, k + 3],
-                    a[row + uint64(1), k], a[row + uint64(1), k + 1], a[row + uint64(1), k + 2], a[row + uint64(1), k + 3],
+                    a[row + 1, k], a[row + 1, k + 1], a[row + 1, k + 2], a[row + 1, k + 3],
                 )  # fmt: skip
                 take += n
             elif four:

@@ -1,6 +1,7 @@
 """Keyed randomness: `shift` adds c·z to a tensor, `byte_lanes` gives rounding bits; reference and fast paths agree."""
 
 import functools
+from collections.abc import Sequence
 from types import ModuleType
 
 import torch
@@ -10,7 +11,7 @@ from zerothorder.random import philox
 from zerothorder.random.laws import LAWS
 from zerothorder.random.philox import VERSION
 
-__all__ = ["LAWS", "VERSION", "byte_lanes", "fast_path", "shift"]
+__all__ = ["LAWS", "VERSION", "byte_lanes", "fast_path", "pieces", "shift"]
 
 
 @functools.cache
@@ -43,6 +44,17 @@ def shift(out: Tensor, source: Tensor, law: str, key: int, coefficient: float, s
     else:
         z = LAWS[law](key, start, out.numel(), out.device).to(out.dtype)
         torch.add(source, z.mul_(torch.tensor(coefficient, dtype=out.dtype)), out=out)
+
+
+def pieces(out: Tensor, law: str, keys: Sequence[int], starts: Sequence[int], ends: Sequence[int]) -> None:
+    """out[ends[i-1] : ends[i]] = z of keys[i] from its element starts[i] on: many small draws in one go."""
+    fast = getattr(fast_path(out.device), "pieces", None)
+    if fast is not None:
+        fast(out, law, keys, starts, ends)
+        return
+    out.zero_()
+    for key, start, begin, end in zip(keys, starts, (0, *ends), ends, strict=False):
+        shift(out[begin:end], out[begin:end], law, key, 1.0, start)
 
 
 def byte_lanes(out: Tensor, key: int, start: int = 0) -> None:

@@ -12,6 +12,7 @@ a signed index could be negative, and the check for that keeps the compiler from
 # numba has no types of its own.
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numba
@@ -164,6 +165,29 @@ def shift(out: torch.Tensor, source: torch.Tensor, law: str, key: int, coefficie
     target = out.numpy()
     c = target.dtype.type(coefficient)
     _shift(target, source.numpy(), out.data_ptr() == source.data_ptr(), *law_of(law, out.dtype), *split(key), c, start)
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def _pieces(out: Any, bits: int, table: Any, k0: Any, k1: Any, starts: Any, ends: Any) -> None:
+    one = out.dtype.type(1)
+    for p in prange(ends.size):
+        begin = ends[p - 1] if p else 0
+        start, size = starts[p], ends[p] - begin
+        x = np.empty(TILE, out.dtype)
+        for t in range(start // TILE, (start + size + TILE - 1) // TILE):
+            skip, at, count = span(t, start, size)
+            x[:] = 0
+            add_draw(x, bits, table, t, k0[p], k1[p], one)
+            for i in range(count):
+                out[uint64(begin) + at + uint64(i)] = x[skip + uint64(i)]
+
+
+def pieces(out: torch.Tensor, law: str, keys: Sequence[int], starts: Sequence[int], ends: Sequence[int]) -> None:
+    """See `random.pieces`."""
+    follow_threads()
+    pairs = np.array(keys, np.uint64)
+    k0, k1 = (pairs & np.uint64(0xFFFFFFFF)).astype(np.uint32), (pairs >> np.uint64(32)).astype(np.uint32)
+    _pieces(out.numpy(), *law_of(law, out.dtype), k0, k1, np.array(starts, np.int64), np.array(ends, np.int64))
 
 
 def byte_lanes(out: torch.Tensor, key: int, start: int) -> None:

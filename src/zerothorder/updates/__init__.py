@@ -17,7 +17,10 @@ from zerothorder.ledger.entry import Entry
 from zerothorder.scratch import buffer
 from zerothorder.space import CHUNK, ParameterSpace, Site
 from zerothorder.state import RESIDUAL, State, residual_of
-from zerothorder.updates.fused import moves_of
+from zerothorder.updates.fused import Drawn, drawn, moves_of
+
+FEW = 4
+"""Terms whose factors are drawn for all sites at once; those of more would take memory."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,11 @@ class Update:
             self.check(entry.dense)
         with torch.no_grad():
             if self._local and all(entry.dense is None for entry in entries):
+                few = sum(len(entry.terms) for entry in entries) <= FEW
+                outer = drawn(entries, space, direction) if few else None
                 for site in space:
-                    self._steps(entries, site, direction, state)
+                    own = drawn(entries, [site], direction) if outer is None else outer
+                    self._steps(entries, site, direction, state, own)
             else:
                 for entry in entries:
                     for transform in self.transforms:
@@ -97,8 +103,8 @@ class Update:
         """Nothing between the draws and the weights but a rate and at most one weight decay: sites go their own way."""
         return not self.transforms or (len(self.transforms) == 1 and type(self.transforms[0]) is WeightDecay)
 
-    def _steps(self, entries: Sequence[Entry], site: Site, direction: Direction, state: State) -> None:
-        moves = moves_of(entries, site, direction, bool(self.transforms))
+    def _steps(self, entries: Sequence[Entry], site: Site, direction: Direction, state: State, outer: Drawn) -> None:
+        moves = moves_of(entries, site, direction, bool(self.transforms), outer)
         if moves is None:
             for entry in entries:
                 self._site(entry, site, direction, state)

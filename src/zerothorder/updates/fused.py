@@ -1,9 +1,11 @@
 """Consecutive steps of one site as one pass, where only a rate and a decay lie between the draws and the weights."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from zerothorder.directions import Direction, factored, plain_draws
+from torch import Tensor
+
+from zerothorder.directions import Direction, factors, folded, plain_draws
 from zerothorder.key import Key
 from zerothorder.ledger.entry import Entry
 from zerothorder.space import Site
@@ -12,9 +14,19 @@ if TYPE_CHECKING:
     from zerothorder.grids.steps import Moves
 
 
-def moves_of(entries: Sequence[Entry], site: Site, direction: Direction, decays: bool) -> "Moves | None":
+Drawn = Mapping[str, tuple[Tensor, Tensor, float]]
+
+
+def drawn(entries: Sequence[Entry], sites: Iterable[Site], direction: Direction) -> Drawn:
+    """The factors of all terms on CPU sites whose grid has the passes."""
+    fit = [site for site in sites if _fits(site)]
+    keys = [key for entry in entries for key, _ in entry.terms]
+    return factors(direction, fit, keys, fit[0].grid.compute) if fit and keys else {}
+
+
+def moves_of(entries: Sequence[Entry], site: Site, direction: Direction, decays: bool, outer: Drawn) -> "Moves | None":
     """The entries' moves of a site on CPU; None where a draw is neither plain nor factored, or the grid has no pass."""
-    if not site.grid.fused or site.parameter.device.type != "cpu":
+    if not _fits(site):
         return None
     from zerothorder.grids.steps import Moves
 
@@ -24,8 +36,8 @@ def moves_of(entries: Sequence[Entry], site: Site, direction: Direction, decays:
         moves.keys, moves.scalars = [seed for _, seed in draws], [scalar for _, scalar in terms]
         if any(law != moves.law for law, _ in draws):
             return None
-    elif (found := factored(direction, site, terms, site.grid.compute)) is not None:
-        moves.factors = found
+    elif site.name in outer:
+        moves.factors = folded(outer[site.name], terms)
     else:
         return None
     width = 1 if moves.factors is None else moves.factors[1].shape[0] // len(terms)
@@ -38,3 +50,7 @@ def moves_of(entries: Sequence[Entry], site: Site, direction: Direction, decays:
         moves.decays.append(rates.decay if decays else 0.0)
         moves.seeds.append(Key("round", entry.step).seed(direction.run_key, site.id))
     return moves
+
+
+def _fits(site: Site) -> bool:
+    return site.grid.fused and site.parameter.device.type == "cpu"
