@@ -106,8 +106,10 @@ class TrainConfig(TaskConfig):
     """Names the run: directions and data order."""
     precision: Literal["residual", "stochastic", "nearest"] = "residual"
     """How 16-bit weights keep small steps: a residual byte each, or bare rounding."""
-    executor: Literal["swap", "copy"] = "swap"
-    """How points are evaluated: module by module, or on a second copy of the weights."""
+    executor: Literal["batched", "swap", "copy"] = "batched"
+    """How points are evaluated: together in one pass, one by one, or on a second copy of the weights."""
+    copies: int | None = None
+    """Points evaluated together; fewer need less activation memory. By default as many as make 64 rows, at least 2."""
     check: Literal["sites", "joint", "off"] = "sites"
     """Compare the executor with a copy of the weights before the first step: each parameter, all at once, or not."""
     eval_every: int = 0
@@ -153,7 +155,7 @@ class TrainConfig(TaskConfig):
 
 _LEAST = {
     "steps": 1, "batch_size": 1, "micro_batch": 1, "group_by_length": 1, "warmup": 0, "threads": 1, "max_length": 2,
-    "eval_every": 0, "eval_rows": 0, "test_rows": 0, "snapshot_every": 0,
+    "eval_every": 0, "eval_rows": 0, "test_rows": 0, "snapshot_every": 0, "copies": 1,
 }  # fmt: skip
 
 PACKAGED = ("smollm2-135m", "minilm", "rotten-tomatoes")
@@ -164,7 +166,7 @@ _SHOWN = ("profile", "quiet", "json")
 """Fields that say what this call shows; off where it does not say."""
 _OF_THE_CALL = ("resume", "overwrite", "output", *_SHOWN)
 """Fields that say what to do now, not what the run is."""
-_MAY_CHANGE = ("report_to", "eval_every", "snapshot_every", "check", "threads")
+_MAY_CHANGE = ("report_to", "eval_every", "snapshot_every", "check", "threads", "copies")
 """Fields that a resumed run may have otherwise; `threads` with a warning, since sums may round otherwise."""
 
 

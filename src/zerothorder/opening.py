@@ -7,6 +7,8 @@ import torch
 
 from zerothorder.config import TrainConfig
 from zerothorder.errors import UsageError
+from zerothorder.execution import Executor
+from zerothorder.execution.batched import Batched
 from zerothorder.execution.copy import Copy
 from zerothorder.execution.swap import Swap
 from zerothorder.integrations.peft import start_of
@@ -60,7 +62,7 @@ def open_run(
         space,
         recipe,
         task.objective,
-        {"swap": Swap, "copy": Copy}[config.executor](),
+        executor_of(config),
         seed=config.seed,
         steps=config.steps,
         path=path,
@@ -87,6 +89,13 @@ def open_run(
     if contents is not None:
         report.note(f"resumed at step {run.index}")
     return run, movement
+
+
+def executor_of(config: TrainConfig) -> Executor:
+    """How the config has points evaluated."""
+    if config.executor == "batched":
+        return Batched(copies=config.copies, check=config.check != "off")
+    return Swap() if config.executor == "swap" else Copy()
 
 
 def _name(place: str) -> str:

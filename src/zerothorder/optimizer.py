@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zerothorder import catalogue
 from zerothorder.errors import LedgerError, UsageError
 from zerothorder.execution import Executor
-from zerothorder.execution.swap import Swap
+from zerothorder.execution.batched import Batched
 from zerothorder.ledger.attachments import Attachments
 from zerothorder.ledger.entry import Entry, Rates, float32
 from zerothorder.ledger.header import check_base
@@ -74,7 +74,7 @@ class ZerothOrder(torch.optim.Optimizer):
             space,
             built,
             objective or Closure(),
-            executor or Swap(),
+            executor or Batched(),
             seed=seed,
             steps=steps,
             path=path,

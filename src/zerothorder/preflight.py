@@ -6,6 +6,7 @@ from typing import Any, Literal
 from zerothorder.config import TrainConfig
 from zerothorder.errors import UsageError
 from zerothorder.estimate import Step
+from zerothorder.execution.batched import Batched
 from zerothorder.execution.check import check_sites
 from zerothorder.execution.resolution import lost_share
 from zerothorder.execution.swap import Swap
@@ -36,8 +37,8 @@ def check_resolution(
 
 
 def check_executor(run: Run, batch: Any, mode: Literal["sites", "joint", "off"], report: Reporter) -> dict[str, str]:
-    """Compare `Swap` with `Copy` on a few rows; tells what it found, and returns the owners `Swap` now knows."""
-    if mode == "off" or not isinstance(run.executor, Swap):
+    """Compare `Swap` with `Copy` on a few rows; tells what it found, and returns the owners the executor now knows."""
+    if mode == "off" or not isinstance(run.executor, Swap | Batched):
         return {}
     found = check_sites(
         run.around, run.objective, batch, mode=mode,
@@ -45,5 +46,5 @@ def check_executor(run: Run, batch: Any, mode: Literal["sites", "joint", "off"],
     )  # fmt: skip
     for sentence in found.sentences():
         report.note(sentence)
-    run.executor = Swap(found.owners)
+    run.executor = run.executor.again(found.owners)
     return dict(found.owners)

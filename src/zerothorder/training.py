@@ -15,6 +15,7 @@ from zerothorder.config import TrainConfig
 from zerothorder.data import BatchStream, save_model
 from zerothorder.errors import UsageError
 from zerothorder.evaluation import CALIBRATION_ROWS, evaluate
+from zerothorder.execution.batched import Batched
 from zerothorder.execution.swap import Swap
 from zerothorder.journal import Journal, read_journal
 from zerothorder.key import run_key
@@ -52,6 +53,7 @@ class Training:
     measures: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]], init=False)
     profile: dict[str, Any] | None = field(default=None, init=False)
     _trackers: list[Tracker] = field(default_factory=list[Tracker], init=False)
+    _told: tuple[str, ...] = field(default=(), init=False)
     _lost: float = field(default=0.0, init=False)
 
     def go(self) -> dict[str, float]:
@@ -115,10 +117,19 @@ class Training:
             # short ones: hundreds of evaluations, and a site that is read at all is read in a short text too
             few = sorted(examples[:_CHECKED_FROM], key=lambda example: len(example.prompt))[:_CHECKED]
             owners = check_executor(run, few, config.check, self.report)
-        elif isinstance(run.executor, Swap):
-            run.executor = Swap(owners)
+        elif isinstance(run.executor, Swap | Batched):
+            run.executor = run.executor.again(owners)
         if not before:
             environment.save(config.output, now | {"owners": owners})
+
+    def _tell_executor(self) -> None:
+        """Once: how the executor evaluates points, where that is not as the user expects."""
+        executor = self.run.executor
+        told = tuple(executor.sentences()) if isinstance(executor, Batched) else ()
+        if told != self._told:
+            self._told = told
+            for sentence in told:
+                self.report.note(sentence)
 
     def _guarded(self, examples: Any, stream: BatchStream) -> dict[str, float]:
         """The loop and what follows; whatever ends it, the folder is left in order."""
@@ -168,6 +179,7 @@ class Training:
             with phase("data"):
                 batch = [examples[i] for i in stream.indices(at)]
             entry = run.step(batch)
+            self._tell_executor()
             with phase("logging"):
                 meter = run.around.meter
                 self._write(

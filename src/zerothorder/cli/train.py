@@ -25,7 +25,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
         "recipe", "scheme", "lr", "eps", "draws", "schedule", "warmup", "optimizer", "weight_decay", "law", "rank",
         "precision",
     ),
-    "execution": ("micro_batch", "executor", "check"),
+    "execution": ("micro_batch", "executor", "copies", "check"),
     "evaluation": ("eval_every", "eval_rows", "test_rows", "snapshot_every", "report_to"),
     "output": ("profile", "quiet", "json"),
 }  # fmt: skip

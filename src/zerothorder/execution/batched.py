@@ -5,12 +5,14 @@ from typing import Any
 
 from torch import nn
 
+from zerothorder.errors import UsageError
 from zerothorder.execution import Surroundings
 from zerothorder.execution.evaluate import seeded, value_at
 from zerothorder.execution.interrupts import Interrupts
 from zerothorder.execution.nested import Inseparable
 from zerothorder.execution.observe import named_modules
 from zerothorder.execution.swap import Swap, owned
+from zerothorder.execution.together import check_together
 from zerothorder.execution.visit import Visit
 from zerothorder.key import Key
 from zerothorder.objectives import Objective
@@ -33,17 +35,37 @@ class Batched:
     as many as make `ROWS` rows, at least two); layers before the first perturbed one run once for all of them.
 
     What cannot be batched goes to `Swap`, and `reason` says why: values not per example, sites exchanged for a whole
-    evaluation, dropout or batch norm in training mode, a module whose rows cannot be told apart.
+    evaluation, dropout or batch norm in training mode, a module whose rows cannot be told apart, or other values than
+    `Swap` gives: with `check` the first evaluation compares the two on a few rows (`execution.together`).
     """
 
     def __init__(
-        self, owners: Mapping[str, str] | None = None, *, copies: int | None = None, singly: Iterable[str] = ()
+        self,
+        owners: Mapping[str, str] | None = None,
+        *,
+        copies: int | None = None,
+        singly: Iterable[str] = (),
+        check: bool = True,
     ) -> None:
+        if copies is not None and copies < 1:
+            raise UsageError(f"copies is {copies}; at least one point is in a pass")
         self.swap = Swap(owners)
-        self.copies, self.singly = copies, frozenset(singly)
+        self.copies, self.singly, self.unchecked = copies, frozenset(singly), check
         self.reason: str | None = None
         self.shared: nn.Module | bool | None = None
         self.one_by_one: set[str] = set()
+
+    def again(self, owners: Mapping[str, str] | None = None, *, check: bool = True) -> "Batched":
+        """A fresh one with the same settings."""
+        return Batched(self.owners if owners is None else owners, copies=self.copies, singly=self.singly, check=check)
+
+    def sentences(self) -> list[str]:
+        """What a user should know of how points are evaluated; nothing where all is as expected."""
+        if self.reason is not None:
+            return [f"points are evaluated one by one, not together: {self.reason}"]
+        if self.one_by_one:
+            return [f"run once a point, not for all at once: {', '.join(sorted(self.one_by_one))}"]
+        return []
 
     @property
     def owners(self) -> dict[str, str]:
@@ -69,7 +91,12 @@ class Batched:
             self.reason = f"{whole[0].name} is read outside the modules that are called"
         if self.reason is not None or len({(point.on, point.rows) for point in points}) > 1 or len(points) < 2:
             return self.swap.evaluate(points, objective, batches, key, around)
-        count = self.copies or max(2, ROWS // max(1, _count(points[0], objective, batches)))
+        rows = _count(points[0], objective, batches)
+        count = self.copies or max(2, ROWS // max(1, rows))
+        if self.unchecked and (self.copies or 2) > 1:
+            self.unchecked = False
+            check_together(self, objective, batches, points[0], rows, key, around)
+            return self.evaluate(points, objective, batches, key, around)
         found: list[Values] = []
         try:
             for at in range(0, len(points), count):

@@ -36,6 +36,10 @@ class Swap:
         self.poison = poison
         self.scratch: Scratch = {}
 
+    def again(self, owners: Mapping[str, str]) -> "Swap":
+        """A fresh one with other owners."""
+        return Swap(owners, poison=self.poison)
+
     @property
     def nbytes(self) -> int:
         """Scratch memory held now."""

@@ -1,0 +1,118 @@
+"""Does a pass of all points give what points give one by one? Asked at the first step, a kind of layer at a time."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zerothorder.directions import Direction, View, factors
+from zerothorder.execution import Executor, Surroundings
+from zerothorder.execution.observe import named_modules
+from zerothorder.key import Key
+from zerothorder.objectives import Objective
+from zerothorder.point import Point
+from zerothorder.space import CHUNK, ParameterSpace, Site
+from zerothorder.state import State
+
+if TYPE_CHECKING:
+    from zerothorder.execution.batched import Batched
+
+ROWS = 4
+SHARE = 0.1
+"""Size of the perturbations: this share of a site's rms, so that 16-bit weights and activations show it."""
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 0.02}
+"""Largest error as a share of the effect, by dtype of the weights; 16-bit activations are rounded otherwise in a
+larger batch."""
+TOLERANCE_16 = 0.25
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A direction with z of each site scaled."""
+
+    direction: Direction
+    scale: Mapping[str, float]
+
+    @property
+    def run_key(self) -> bytes:
+        """As of the direction."""
+        return self.direction.run_key
+
+    def factors(
+        self, sites: Iterable[Site], keys: Sequence[Key | str], dtype: torch.dtype
+    ) -> dict[str, tuple[Tensor, Tensor, float]]:
+        """See `directions.factors`."""
+        found = factors(self.direction, sites, keys, dtype)
+        return {name: (a, b, s * self.scale[name]) for name, (a, b, s) in found.items()}
+
+    def shift(
+        self, out: Tensor, source: Tensor, site: Site, term: Key | str, coefficient: float, start: int, state: State,
+        view: View = "probe",
+    ) -> None:  # fmt: skip
+        """See `Direction.shift`."""
+        self.direction.shift(out, source, site, term, coefficient * self.scale[site.name], start, state, view)
+
+
+def check_together(
+    batched: "Batched",
+    objective: Objective,
+    batches: Mapping[str, Any],
+    point: Point,
+    rows: int,
+    key: Key,
+    around: Surroundings,
+) -> None:
+    """Compare on a few rows along two draws, all sites and then those of each kind of module by themselves.
+
+    A kind that differs is added to `batched.singly`; where that does not help, `batched.reason` is set.
+    """
+    scale = {site.name: SHARE * _rms(site) for site in around.space}
+    around = replace(around, direction=Scaled(around.direction, scale))
+    chosen = (point.rows or tuple(range(rows)))[:ROWS]
+    kinds = _kinds(around)
+    tolerance = max(TOLERANCE.get(site.parameter.dtype, TOLERANCE_16) for site in around.space)
+
+    def look(executor: Executor, space: Sequence[Site], coefficients: Sequence[tuple[int, float]]) -> Tensor:
+        points = [Point(((Key("check", 0, draw), c),) if c else (), point.on, chosen) for draw, c in coefficients]
+        bound = replace(around, space=ParameterSpace(space))
+        return torch.stack([v.value.double() for v in executor.evaluate(points, objective, batches, key, bound)])
+
+    def differs(space: Sequence[Site], draws: int) -> bool:
+        coefficients = [(draw, sign) for draw in range(draws) for sign in (1.0, -1.0)]
+        alone = batched.again(check=False)
+        found, truth = look(alone, space, coefficients), look(batched.swap, space, coefficients)
+        if alone.reason is not None:
+            batched.reason = alone.reason
+            return False
+        effect, error = (truth - base).square().mean().sqrt(), (found - truth).square().mean().sqrt()
+        return not bool(error <= tolerance * effect + 4 * noise)
+
+    sites = list(around.space)
+    base = look(batched.swap, sites, [(0, 0.0)])
+    # what a larger batch alone does to the rounding of activations
+    noise = (look(batched.again(check=False), sites, [(0, 0.0), (1, 0.0)]) - base).square().mean().sqrt()
+    for kind, own in kinds.items():
+        if batched.reason is None and differs(own, 1):
+            batched.singly |= {kind}
+            if differs(own, 1):
+                batched.reason = f"the rows of points mix in {kind}"
+    if batched.reason is None and differs(sites, 2):
+        batched.reason = "points evaluated together have other values than alone"
+
+
+def _kinds(around: Surroundings) -> dict[str, list[Site]]:
+    """Sites by the type of the module that registers them."""
+    by_id = {id(site.parameter): site for site in around.space}
+    found: dict[str, dict[str, Site]] = {}
+    for _, module in named_modules(around.model):
+        for parameter in module.parameters(recurse=False):
+            if (site := by_id.get(id(parameter))) is not None:
+                found.setdefault(type(module).__name__, {})[site.name] = site
+    return {kind: list(sites.values()) for kind, sites in found.items()}
+
+
+def _rms(site: Site) -> float:
+    """Root mean square of a site's first chunk, 1 where that is zero."""
+    return float(site.read()[:CHUNK].float().square().mean().sqrt()) or 1.0
