@@ -50,7 +50,7 @@ class LowRank:
         """
         found: dict[str, tuple[Tensor, Tensor, float]] = {}
         drawn = [(site, shape) for site in sites if (shape := self.matrix(site)) is not None]
-        if not drawn or any(isinstance(key, str) for key in keys):
+        if not drawn or not keys or any(isinstance(key, str) for key in keys):
             return found
         seeds, starts, ends, end = list[int](), list[int](), list[int](), 0
         for site, (rows, columns) in drawn:
@@ -63,7 +63,7 @@ class LowRank:
         flat = torch.empty(end, dtype=dtype, device=drawn[0][0].parameter.device)
         random.pieces(flat, self.law, seeds, starts, ends)
         sizes = [n * self.rank * len(keys) for _, shape in drawn for n in shape]
-        parts = iter(flat.split(sizes))
+        parts = iter(torch.split(flat, sizes))
         for site, (rows, columns) in drawn:
             a, b = next(parts).view(len(keys), rows, self.rank), next(parts).view(-1, columns)
             found[site.name] = (a.movedim(0, 1).flatten(1), b, float(self.rank**-0.5))

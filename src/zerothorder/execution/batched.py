@@ -17,7 +17,7 @@ from zerothorder.execution.visit import Visit
 from zerothorder.key import Key
 from zerothorder.objectives import Objective
 from zerothorder.point import Point, Values
-from zerothorder.space import Site
+from zerothorder.space import ParameterSpace, Site
 
 ROWS = 64
 """Rows in one pass where the user says nothing: beyond it a CPU gains nothing, and activations take memory."""
@@ -54,6 +54,7 @@ class Batched:
         self.reason: str | None = None
         self.shared: nn.Module | bool | None = None
         self.one_by_one: set[str] = set()
+        self._known: tuple[nn.Module, ParameterSpace, Any] | None = None
 
     def again(self, owners: Mapping[str, str] | None = None, *, check: bool = True) -> "Batched":
         """A fresh one with the same settings."""
@@ -86,7 +87,7 @@ class Batched:
             return [Values.joined(values) for values in zip(*parts, strict=True)]
         if self.reason is None:
             self.reason = _obstacle(points, objective, around.model)
-        plan, whole = owned(around.model, around.space, self.owners)
+        plan, whole = self._owned(around)
         if whole and self.reason is None:
             self.reason = f"{whole[0].name} is read outside the modules that are called"
         if self.reason is not None or len({(point.on, point.rows) for point in points}) > 1 or len(points) < 2:
@@ -108,6 +109,12 @@ class Batched:
             self.reason = str(error)
             return self.swap.evaluate(points, objective, batches, key, around)
         return found
+
+    def _owned(self, around: Surroundings) -> tuple[list[tuple[nn.Module, list[Site]]], list[Site]]:
+        """`owned`, which walks the whole model, once for a model and its sites."""
+        if self._known is None or self._known[0] is not around.model or self._known[1] is not around.space:
+            self._known = (around.model, around.space, owned(around.model, around.space, self.owners))
+        return self._known[2]
 
     def _together(
         self,

@@ -50,7 +50,7 @@ class Copies:
     def _draw(self, compute: torch.dtype, dtype: torch.dtype) -> None:
         """All sites of a compute dtype at once: one small draw a layer would cost more than the products."""
         sites = [site for site in self.around.space if site.grid.compute == compute]
-        found = factors(self.around.direction, sites, self.keys, compute) if self.keys else {}
+        found = factors(self.around.direction, sites, self.keys if self.keys else [], compute)
         own: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         kinds: dict[tuple[float, int], Tensor] = {}
         for name, (a, b, s) in found.items():

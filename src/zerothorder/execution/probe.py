@@ -89,7 +89,8 @@ def write_probes(
         return
     for point, target in zip(points, out, strict=True):
         if isinstance(rows, Tensor):
-            for row, one in zip(rows.tolist(), target, strict=True):
+            numbers: list[int] = rows.tolist()  # type: ignore[reportUnknownMemberType]
+            for row, one in zip(numbers, target, strict=True):
                 own = slice(row * width, (row + 1) * width)
                 write_probe(one, site, point.terms, direction, state, own)
         else:

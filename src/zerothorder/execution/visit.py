@@ -1,6 +1,6 @@
 """One pass of all points through the model: whose rows are whose, and which module computes how."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -97,7 +97,7 @@ class Visit:
         return self.first_layers.block or False if self.first_layers is not None else False
 
     @contextmanager
-    def showing(self, parameter: Tensor, data: Tensor) -> Iterator[None]:
+    def showing(self, parameter: Tensor, data: Tensor) -> Generator[None]:
         """A parameter shows other data inside, of any shape."""
         own = parameter.data
         try:
@@ -138,7 +138,7 @@ class Visit:
         shared = not holds(self._cut, (args, kwargs))
         return joined(outs, lambda parts: self._side_by_side(parts, shared, type(module).__name__))
 
-    def _carried(self, module: nn.Module, x: Tensor) -> Tensor | None:
+    def _carried(self, module: nn.Module, x: Any) -> Tensor | None:
         """What the layer gives, or what its hooks make of it; None where a hook must see each point's weights."""
         carry, own = self.carries[module]
         before: Any = module._forward_pre_hooks  # type: ignore[reportPrivateUsage]
@@ -149,9 +149,9 @@ class Visit:
         if module._forward_pre_hooks_with_kwargs or module._forward_hooks_with_kwargs:  # type: ignore[reportPrivateUsage]
             return None
         for hook in before.values():
-            changed = hook(module, (x,))
+            changed: Any = hook(module, (x,))
             if changed is not None:
-                (x,) = changed if isinstance(changed, tuple) else (changed,)
+                x = changed if isinstance(changed, Tensor) else changed[0]
         return linear(module, x, own, self.copies, rows[0]) if after else carry(module, x, own, self.copies)
 
     def _exchanged(self, exchange: Exchange, module: nn.Module, sites: list[Site], args: Any, kwargs: Any) -> Any:

@@ -7,7 +7,7 @@ out_p = round(w + c_p·z), with the bits of a pass for each point alone.
 # numba has no types of its own.
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -113,7 +113,8 @@ def probe_range(
     start: int,
 ) -> None:  # fmt: skip
     """out (P, n), rows contiguous, from stored (n,): elements start … start+n of the site."""
-    _range(*_arguments(out, stored, residual, draw, coefficients), start)
+    given, kernel = _arguments(out, stored, residual, draw, coefficients), cast(Any, _range)
+    kernel(*given, start)
 
 
 def probe_rows(
@@ -121,4 +122,5 @@ def probe_rows(
     rows: Tensor,
 ) -> None:  # fmt: skip
     """out (P, len(rows), n) from stored, a whole site as 1-D: `rows` of its first dimension, int64."""
-    _rows(*_arguments(out, stored, residual, draw, coefficients), rows.numpy(), out.shape[2])
+    given, kernel = _arguments(out, stored, residual, draw, coefficients), cast(Any, _rows)
+    kernel(*given, rows.numpy(), out.shape[2])

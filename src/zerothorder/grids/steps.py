@@ -10,7 +10,7 @@ A replay then reads and writes the weights once for many steps.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -251,19 +251,20 @@ def move(stored: Tensor, residual: Tensor | None, moves: Moves, start: int) -> N
     dtype = stored.dtype if residual is None else torch.float32
     number = np.float64 if dtype == torch.float64 else np.float32
     rates = np.array(moves.ends, np.int64), np.array(moves.rates, number), np.array(moves.decays, number)
-    pair = () if residual is None else (_u(stored, np.uint16), _u(residual, np.uint8))
+    outer, several = cast(Any, _outer_bfloat16), cast(Any, _bfloat16)
+    pair: Any = () if residual is None else (_u(stored, np.uint16), _u(residual, np.uint8))
     if moves.factors is not None and moves.ends == [1]:
         one = moves.factors[0].numpy(), moves.factors[1].numpy(), rates[1][0], rates[2][0]
         if residual is None:
             _outer_exact(stored.numpy(), *one, start)
         else:
-            _outer_bfloat16(*pair, *one, *split(moves.seeds[0]), start)
+            outer(*pair, *one, *split(moves.seeds[0]), start)
         return
     terms = *law_of(moves.law, dtype), *_words(moves.keys), np.array(moves.scalars, number)
     if residual is None:
         _exact(stored.numpy(), *terms, *_factors(moves, number), *rates, start)
     else:
-        _bfloat16(*pair, *terms, *_factors(moves, number), *rates, *_words(moves.seeds), start)
+        several(*pair, *terms, *_factors(moves, number), *rates, *_words(moves.seeds), start)
 
 
 def probe(out: Tensor, stored: Tensor, residual: Tensor | None, factors: tuple[Tensor, Tensor], start: int) -> None:

@@ -122,7 +122,7 @@ def _head_in_float32(model: nn.Module, rows: Tensor) -> Generator[bool]:
         bias = None if held is None else held[rows].float()
         return nn.functional.linear(args[0].float(), module.weight[rows].float(), bias)
 
-    narrow.rows = rows  # for an executor that computes these outputs itself
+    setattr(narrow, "rows", rows)  # noqa: B010 - for an executor that computes these outputs itself
     # prepended: it must see the weights while an executor still has the perturbed ones in place
     handle = head.register_forward_hook(narrow, prepend=True)
     try:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from zerothorder.directions import Direction
 from zerothorder.directions.laws import Dense
 from zerothorder.errors import UsageError, nearest
 from zerothorder.estimate import Estimator
@@ -50,7 +51,7 @@ class MeZO:
     adam_eps: float = 1e-8
     law: Literal["gaussian", "rademacher"] = "gaussian"
 
-    def direction(self, run_key: bytes) -> Dense:
+    def direction(self, run_key: bytes) -> Direction:
         return Dense(run_key, self.law)
 
     def estimator(self) -> Estimator:
