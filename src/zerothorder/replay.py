@@ -1,7 +1,7 @@
 """Rebuild the trained weights from base and ledger: apply the entries, nothing else."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +17,8 @@ from zerothorder.recipe import Recipe
 from zerothorder.space import ParameterSpace
 from zerothorder.state import State
 
+TERMS = 64
+"""Terms applied in one pass over the weights; more would gain little, and progress would be told seldom."""
 START = "start"
 """Attachment of searched tensors that the base does not hold: their values before the first step."""
 
@@ -99,11 +101,26 @@ def apply_entries(
             _, name, digest = waiting.pop(0)
             state.tensors[name] = store.get(digest, f"{where}: {name!r}")
 
-    for entry in entries:
-        attach(entry.step)
-        if entry.dense_hash is not None:
-            dense = store.get(entry.dense_hash, f"{where}: step {entry.step}")
-            entry = dataclasses.replace(entry, dense=dense)
-        update.apply(entry, space, direction, state)
-        progress(entry)
+    for group in _groups(entries, [step for step, _, _ in waiting]):
+        attach(group[0].step)
+        if (digest := group[0].dense_hash) is not None:
+            dense = store.get(digest, f"{where}: step {group[0].step}")
+            group = [dataclasses.replace(group[0], dense=dense)]
+        update.apply_all(group, space, direction, state)
+        for entry in group:
+            progress(entry)
     attach(len(contents.entries))
+
+
+def _groups(entries: Iterable[Entry], attached: Sequence[int]) -> Iterator[list[Entry]]:
+    """Consecutive entries that may be applied in one pass: at most TERMS terms, nothing to be loaded in between."""
+    group: list[Entry] = []
+    for entry in entries:
+        alone = entry.dense_hash is not None or entry.step in attached
+        full = sum(len(own.terms) for own in group) + len(entry.terms) > TERMS
+        if group and (alone or full or group[-1].dense_hash is not None):
+            yield group
+            group = []
+        group.append(entry)
+    if group:
+        yield group

@@ -79,8 +79,9 @@ def embedding(module: Any, x: Tensor, sites: Sites, copies: Copies) -> Tensor | 
         a, b, c = found
         out.view(-1, out.shape[-1]).addmm_(copies.scaled(a[x.reshape(-1)], c), b)
         return out
-    found: Any = torch.unique(x, return_inverse=True)  # type: ignore[reportUnknownMemberType]
-    occurring, place = found
+    occurring: Tensor
+    place: Tensor
+    occurring, place = torch.unique(x, return_inverse=True)  # type: ignore[reportUnknownMemberType]
     table = copies.room(site, len(copies), len(occurring), out.shape[-1])
     for group in copies.groups:
         copies.weights(site, table[group], group, occurring)
