@@ -1,6 +1,6 @@
 """Run as a script in a process of its own: peak resident memory of a few steps, above the process after its imports.
 
-Arguments: model, dtype, kind ("classification", "lm" or "head"), rows, tokens, optimizer, executor.
+Arguments: model, dtype, kind ("classification", "lm" or "head"), rows, tokens, recipe, executor.
 The last line of its output is JSON with `peak` (loading and steps) and `steps` (steps alone), in bytes.
 """
 
@@ -15,16 +15,19 @@ import transformers
 
 import zerothorder.grids.cpu
 import zerothorder.training
+from zerothorder import catalogue
 from zerothorder.data import load_model
+from zerothorder.execution.batched import Batched
 from zerothorder.execution.copy import Copy
 from zerothorder.execution.swap import Swap
 from zerothorder.objectives.classification import Classification
 from zerothorder.objectives.language_model import LanguageModel
 from zerothorder.plan.source import find
 from zerothorder.point import Values
-from zerothorder.recipes.mezo import MeZO
 from zerothorder.run import Run
 from zerothorder.space import ParameterSpace
+
+KINDS = {"swap": Swap, "copy": Copy, "batched": Batched}
 
 
 def status(name: str) -> int:
@@ -48,6 +51,12 @@ class Head:
     def prepare(self, model, batch, key):
         return torch.tensor([row.prompt for row in batch])
 
+    def count(self, ids):
+        return len(ids)
+
+    def select(self, ids, rows):
+        return ids[list(rows)]
+
     def evaluate(self, model, ids):
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float()
         return Values.of(
@@ -56,7 +65,7 @@ class Head:
 
 
 def main() -> None:
-    name, dtype, kind, rows, tokens, optimizer, executor = sys.argv[1:]
+    name, dtype, kind, rows, tokens, law, executor = sys.argv[1:]
     torch.set_num_threads(1)
     source = find(name, 2 if kind == "head" else None, False)
     source.auto._model_mapping[type(source.config)]  # the architecture's module is an import too
@@ -74,9 +83,9 @@ def main() -> None:
         return Row((), (ids,)) if kind == "lm" else Row(ids, ((7,), (9,)))
 
     objective = {"lm": LanguageModel(0), "classification": Classification(0), "head": Head()}[kind]
-    recipe = MeZO(optimizer=optimizer)
+    recipe = catalogue.build(law)
     space = ParameterSpace.of(loaded.model)
-    run = Run(loaded.model, space, recipe, objective, {"swap": Swap, "copy": Copy}[executor](), steps=3)
+    run = Run(loaded.model, space, recipe, objective, KINDS[executor](), steps=3)
     for _ in range(3):
         run.step([row() for _ in range(int(rows))])
     steps = status("VmHWM") - base

@@ -15,25 +15,36 @@ pytestmark = pytest.mark.e2e
 CHILD = Path(__file__).parent / "child.py"
 
 
-def measured(model: str, dtype: str, kind: str, rows: int, tokens: int) -> dict[str, int]:
+def measured(model: str, dtype: str, kind: str, rows: int, tokens: int, recipe: str, executor: str) -> dict[str, int]:
     """Bytes above the process after its imports, of loading and of three steps."""
-    words = (model, dtype, kind, str(rows), str(tokens), "sgd", "swap")
+    words = (model, dtype, kind, str(rows), str(tokens), recipe, executor)
     done = subprocess.run([sys.executable, str(CHILD), *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def agree(model: str, dtype: str, kind: str, rows: int, tokens: int) -> None:
-    fields: dict[str, Any] = {"dtype": dtype, "head": 2 if kind == "head" else None, "time": False}
+def agree(
+    model: str, dtype: str, kind: str, rows: int, tokens: int, recipe: str = "mezo", executor: str = "batched"
+) -> None:
+    fields: dict[str, Any] = {
+        "dtype": dtype,
+        "recipe": recipe,
+        "executor": executor,
+        "head": 2 if kind == "head" else None,
+        "time": False,
+    }
     predicted = make_plan(PlanConfig(model=model, batch_size=rows, tokens=tokens, **fields)).memory
-    found = measured(model, dtype, kind, rows, tokens)
+    found = measured(model, dtype, kind, rows, tokens, recipe, executor)
     assert predicted.peak == pytest.approx(found["peak"], rel=0.1), (predicted, found)
     assert predicted.steps == pytest.approx(found["steps"], rel=0.1), (predicted, found)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_smollm2(dtype: str):
-    agree("smollm2-135m", dtype, "classification", 16, 64)
+@pytest.mark.parametrize(
+    ("dtype", "recipe", "executor"),
+    [("float32", "mezo", "swap"), ("bfloat16", "mezo", "batched"), ("bfloat16", "low-rank", "batched")],
+)
+def test_smollm2(dtype: str, recipe: str, executor: str):
+    agree("smollm2-135m", dtype, "classification", 16, 64, recipe, executor)
 
 
 def test_minilm_as_a_classifier():

@@ -5,7 +5,7 @@ of the parameter; it returns the output, or None where it does not know how.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -79,9 +79,8 @@ def embedding(module: Any, x: Tensor, sites: Sites, copies: Copies) -> Tensor | 
         a, b, c = found
         out.view(-1, out.shape[-1]).addmm_(copies.scaled(a[x.reshape(-1)], c), b)
         return out
-    occurring: Tensor
-    place: Tensor
-    occurring, place = torch.unique(x, return_inverse=True)  # type: ignore[reportUnknownMemberType]
+    unique: Any = torch.unique(x, return_inverse=True)  # type: ignore[reportUnknownMemberType]
+    occurring, place = cast(tuple[Tensor, Tensor], unique)
     table = copies.room(site, len(copies), len(occurring), out.shape[-1])
     for group in copies.groups:
         copies.weights(site, table[group], group, occurring)

@@ -100,6 +100,8 @@ def check_together(
                 batched.reason = f"the rows of points mix in {kind}"
     if batched.reason is None and differs(sites, 2):
         batched.reason = "points evaluated together have other values than alone"
+    if batched.reason is None:
+        batched.swap.scratch.clear()  # of the largest module; from now on little of it is needed, or none
 
 
 def _kinds(around: Surroundings) -> dict[str, list[Site]]:

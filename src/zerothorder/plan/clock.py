@@ -8,6 +8,7 @@ of the model's size.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,8 @@ _COLD, _SMALL = 1 << 26, 1 << 16
 """Bytes of arguments that take turns, and the size below which they do not have to."""
 _LARGEST = 1 << 28
 """Bytes of a tensor beyond which an operation is measured on a part and scaled."""
+_SHORT = 1024
+"""Rows of a synthetic matrix."""
 _LAYERS = 24
 """Layers of the tiny network that the cost of an exchange is measured on."""
 _VIEW = 1.5e-6
@@ -64,11 +67,14 @@ class Exchanged:
     tensors: int
 
     @classmethod
-    def of(cls, model: nn.Module, space: ParameterSpace, executor: str) -> "Exchanged":
-        """`Swap` visits modules, `Copy` tensors."""
+    def of(cls, model: nn.Module, space: ParameterSpace, recipe: Recipe, executor: str) -> "Exchanged":
+        """`Swap` and `Batched` visit modules, `Copy` tensors; weights whose z has factors are not written."""
+        matrix: Any = getattr(recipe.direction(bytes(16)), "matrix", lambda site: None)
         searched = {id(site.parameter): site.numel for site in space}
-        if executor != "swap":
+        if executor == "copy":
             return cls(space.numel, len(space))
+        if executor == "batched":
+            searched = {id(site.parameter): 0 if matrix(site) else site.numel for site in space}
         met = [searched[id(p)] for m in model.modules() for p in m.parameters(recurse=False) if id(p) in searched]
         return cls(sum(met), len(met))
 
@@ -161,7 +167,8 @@ def _passes(space: ParameterSpace, recipe: Recipe, points: Sequence[Point]) -> t
     like = max(sites, key=lambda site: site.numel)
     size = min(_SAMPLE, max(space.numel, 1))
     count = max(1, min(_TENSORS, space.numel // size))
-    weights = torch.rand(size).to(like.parameter.dtype).view(1, -1)
+    # a matrix of the usual kind, so that directions with factors have them
+    weights = torch.rand(size).to(like.parameter.dtype).view(_SHORT if size % _SHORT == 0 else 1, -1)
     copies = [nn.Parameter(weights.clone(), False) for _ in range(count)]
     synthetic = [ParameterSpace.site(f"plan.{i}", copy, like.grid.precision) for i, copy in enumerate(copies)]
     drawn = ParameterSpace(synthetic)

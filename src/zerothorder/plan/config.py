@@ -5,8 +5,12 @@ from typing import Any, Literal
 
 from zerothorder.config import Objective, Scheme
 from zerothorder.errors import UsageError
+from zerothorder.execution.batched import ROWS
 
-_LEAST = {"steps": 1, "batch_size": 1, "micro_batch": 1, "tokens": 2, "answer_tokens": 1, "choices": 2, "threads": 1}
+_LEAST = {
+    "steps": 1, "batch_size": 1, "micro_batch": 1, "tokens": 2, "answer_tokens": 1, "choices": 2, "threads": 1,
+    "copies": 1,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +59,10 @@ class PlanConfig:
     """Dtype of the weights and of the forwards."""
     precision: Literal["residual", "stochastic", "nearest"] = "residual"
     """How 16-bit weights keep small steps: a residual byte each, or bare rounding."""
-    executor: Literal["swap", "copy"] = "swap"
-    """How points are evaluated: module by module, or on a second copy of the weights."""
+    executor: Literal["batched", "swap", "copy"] = "batched"
+    """How points are evaluated: together in one pass, one by one, or on a second copy of the weights."""
+    copies: int | None = None
+    """Points evaluated together; by default as many as make 64 rows, at least 2."""
     attention: Literal["sdpa", "eager"] | None = None
     """Attention implementation; by default the model's."""
     seed: int = 0
@@ -83,6 +89,12 @@ class PlanConfig:
                 raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be {least} or more")
         if self.head is not None and (self.head < 2 or self.objective != "classification"):
             raise UsageError("--head is for classification and takes the number of classes, 2 or more")
+
+    def together(self, points: int) -> int:
+        """Points that share a pass."""
+        if self.executor != "batched":
+            return 1
+        return min(points, self.copies or max(2, ROWS // self.rows))
 
     @property
     def rows(self) -> int:

@@ -18,6 +18,7 @@ from zerothorder.objectives.sequences import answer_nll, choice_logits
 from zerothorder.plan.clock import Clock, Exchanged, calibrate
 from zerothorder.plan.config import PlanConfig
 from zerothorder.plan.memory import Memory, predict_memory
+from zerothorder.plan.scratch import one_by_one, scratch_of
 from zerothorder.plan.source import find
 from zerothorder.plan.trace import build, trace, without_data
 from zerothorder.plan.warnings import warnings_of
@@ -87,11 +88,14 @@ def make_plan(config: PlanConfig) -> Plan:
         model = apply_scheme(model, config.scheme, run_key(config.seed))
         freeze(model, config.freeze)
         space = ParameterSpace.of(model, precision=config.precision)
-        work = trace(model, forward_of(model, config))
-        memory = predict_memory(model, space, recipe, config.executor, source, work)
+        together = config.together(len(points))
+        work = trace(model, forward_of(model, config, together))
+        scratch = scratch_of(model, space, recipe, config, points)
+        memory = predict_memory(model, space, recipe, scratch, source, work)
         total = sum(p.numel() for p in model.parameters())
-        exchanged = Exchanged.of(model, space, config.executor)
-    pieces = config.batch_size / config.rows
+        exchanged = Exchanged.of(model, space, recipe, config.executor)
+        alone = one_by_one(model, space) if config.executor == "batched" else ()
+    pieces = config.batch_size / config.rows / together
     clock = calibrate(work, space, exchanged, recipe, points, pieces) if config.time else None
     step, header, run = _ledger(recipe, space, config.steps)
     rows = len(points) * config.batch_size * rows_each(config)
@@ -108,7 +112,7 @@ def make_plan(config: PlanConfig) -> Plan:
         ledger_step=step,
         ledger_header=header,
         ledger_run=run,
-        warnings=warnings_of(config, recipe, space, source, points),
+        warnings=(*warnings_of(config, recipe, space, source, points), *alone),
     )
 
 
@@ -118,12 +122,12 @@ def rows_each(config: PlanConfig) -> int:
     return config.choices if several else 1
 
 
-def forward_of(model: nn.Module, config: PlanConfig) -> Callable[[], Any]:
-    """One evaluation of the objective on rows of `tokens` tokens."""
+def forward_of(model: nn.Module, config: PlanConfig, together: int = 1) -> Callable[[], Any]:
+    """One evaluation of the objective on rows of `tokens` tokens, of as many points as are `together`."""
     prompt = tuple(range(1, 1 + config.tokens))
-    rows = [prompt] * config.rows
+    rows = [prompt] * (config.rows * together)
     if config.head is not None:
-        ids = torch.ones(config.rows, config.tokens, dtype=torch.int64)
+        ids = torch.ones(len(rows), config.tokens, dtype=torch.int64)
         call: Any = model
         return lambda: call(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
     if config.objective == "lm":

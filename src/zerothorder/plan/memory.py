@@ -33,13 +33,13 @@ class Memory:
 
 
 def predict_memory(
-    model: nn.Module, space: ParameterSpace, recipe: Recipe, executor: str, source: Source, work: Trace
+    model: nn.Module, space: ParameterSpace, recipe: Recipe, scratch: int, source: Source, work: Trace
 ) -> Memory:
     """Parts of a run's peak.
 
     weights: all of the model. residual: a byte for each searched 16-bit weight. state: what the update's transforms
-    keep, one element of the compute dtype a weight. scratch: the largest module's searched weights (`Swap`) or all
-    of them (`Copy`). buffers: chunks of the general update. activations: the most that is alive at once in a
+    keep, one element of the compute dtype a weight. scratch: what the executor needs (`plan.scratch`). buffers: chunks
+    of the general update. activations: the most that is alive at once in a
     forward, and freed blocks the allocator keeps.
     """
     weights = _unique(model)
@@ -50,7 +50,7 @@ def predict_memory(
         "weights": weights,
         "residual": sum(site.numel for site in space if site.grid.has_residual),
         "state": sum(site.numel * site.grid.compute.itemsize for site in space) * len(kept),
-        "scratch": largest_module(model, space) if executor == "swap" else space.nbytes,
+        "scratch": scratch,
         "buffers": chunk * (2 + 3 * bool(kept)),
         "activations": work.peak + _kept_by_allocator(work),
         "runtime": RUNTIME,
@@ -66,15 +66,6 @@ def _kept_by_allocator(work: Trace) -> int:
     return 2 * work.reused + (work.largest - work.reused) // 2
 
 
-def largest_module(model: nn.Module, space: ParameterSpace) -> int:
-    """Bytes of the largest module's searched weights."""
-    searched = {id(site.parameter) for site in space}
-    return max(
-        sum(p.numel() * p.element_size() for p in module.parameters(recurse=False) if id(p) in searched)
-        for module in model.modules()
-    )
-
-
 def _unique(model: nn.Module) -> int:
     tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
     return sum(t.numel() * t.element_size() for t in tensors.values())
@@ -88,4 +79,4 @@ def _cast(source: Source, model: nn.Module) -> int:
     return 0 if not source.dtypes or source.dtypes == own else source.bytes
 
 
-__all__ = ["Memory", "largest_module", "predict_memory"]
+__all__ = ["Memory", "predict_memory"]
