@@ -57,6 +57,7 @@ class Visit:
         self.sites: dict[nn.Module, list[Site]] = {}
         self.kinds: dict[nn.Module, type] = {}
         self.carries: dict[nn.Module, tuple[Carry, dict[str, Site]]] = {}
+        self.shown: dict[Tensor, Tensor] = {}
         self.alone: Exchange | None = None
         self.handles: list[Any] = []
         self.first_layers: FirstLayers | None = None
@@ -94,6 +95,8 @@ class Visit:
             self.first_layers.close()
         for exchange in self.exchanges:
             exchange.close()
+        for parameter, own in self.shown.items():
+            parameter.data = own
 
     def learned(self) -> nn.Module | bool:
         """The block up to which all points are one, for later passes; False where there is none."""
@@ -103,6 +106,7 @@ class Visit:
     def showing(self, parameter: Tensor, data: Tensor) -> Generator[None]:
         """A parameter shows other data inside, of any shape."""
         own = parameter.data
+        self.shown.setdefault(parameter, own)  # an interrupt may come before the end of this block is held
         try:
             with self.interrupts.held():
                 parameter.data = data
@@ -184,9 +188,12 @@ class Visit:
             return torch.cat([part.expand(self.rows, *part.shape[1:]) for part in parts])
         if shared:
             raise Inseparable(f"a {name} is called with something that is not a batch")
-        if not part.ndim or part.shape[0] % self.rows:
-            raise Inseparable(f"a {name} returns something that is not a batch")
-        return torch.cat(parts)
+        if part.ndim and part.shape[0] % self.rows == 0:
+            return torch.cat(parts)
+        if all(torch.equal(part, other) for other in parts[1:]):
+            return part
+        # no batch (the last state of an LSTM): there is no one tensor for all points, so that using it is an error
+        return torch.empty_like(part, device="meta")
 
 
 def _seen(module: nn.Module, args: Any) -> None:
