@@ -2,16 +2,14 @@
 
 import os
 import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from untouched import pressing, untouched
 from zerothorder.directions.laws import Dense
 from zerothorder.execution import Surroundings
 from zerothorder.execution.copy import Copy
@@ -38,7 +36,7 @@ class Inner(nn.Module):
         super().__init__()
         self.gain = nn.Parameter(torch.ones(6))
         self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6)
-        self.act: Callable[[Tensor], Tensor] = torch.tanh
+        self.act: Any = torch.tanh
 
     def forward(self, x: Tensor) -> Tensor:
         return self.second(self.act(self.first(x * self.gain)))
@@ -88,25 +86,6 @@ def batch(dtype: torch.dtype = torch.float32) -> Tensor:
 def evaluate(executor: Any, net: nn.Module, objective: Any = None, points: Any = POINTS) -> list[Values]:
     data = batch(next(net.parameters()).dtype)
     return executor.evaluate(points, objective or Square(), {"main": data}, KEY, bind(net))
-
-
-@contextmanager
-def untouched(net: nn.Module) -> Iterator[None]:
-    """Nothing about the model differs after the block."""
-    parameters = list(net.parameters())
-    before = [(p, p.data_ptr(), p._version, p.stride(), p.detach().clone()) for p in parameters]
-    generator, handler = torch.get_rng_state(), signal.getsignal(signal.SIGINT)
-    yield
-    assert [id(p) for p in net.parameters()] == [id(p) for p in parameters]
-    for p, address, version, stride, own in before:
-        assert (p.data_ptr(), p._version, p.stride()) == (address, version, stride)
-        assert torch.equal(p, own)
-        assert not p.is_inference()
-    for module in net.modules():
-        assert not module._forward_hooks
-        assert not module._forward_pre_hooks
-    assert torch.equal(torch.get_rng_state(), generator)
-    assert signal.getsignal(signal.SIGINT) is handler
 
 
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
@@ -224,29 +203,6 @@ def test_a_pre_hook_that_stops_a_module_does_not_free_the_outer_one() -> None:
         found = evaluate(Swap(), net, Stopping())
     for value, expected in zip(found, evaluate(Copy(), net, Stopping()), strict=True):
         assert torch.equal(value.value, expected.value)
-
-
-@contextmanager
-def pressing(at: int) -> Iterator[list[int]]:
-    """A real SIGINT at the at-th line that runs in the execution package; the list counts the lines seen."""
-    lines = [0]
-
-    def local(frame: FrameType, event: str, arg: Any) -> Any:
-        if event == "line":
-            lines[0] += 1
-            if lines[0] == at:
-                os.kill(os.getpid(), signal.SIGINT)
-        return local
-
-    def trace(frame: FrameType, event: str, arg: Any) -> Any:
-        return local if "zerothorder/execution/" in frame.f_code.co_filename.replace("\\", "/") else None
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        yield lines
-    finally:
-        sys.settrace(before)
 
 
 @pytest.mark.parametrize("name", ["moved", "copy"])

@@ -19,6 +19,8 @@ BLOCK = 1 << 20
 LEAST = 16
 """Rows of a weight below which a product is not worth its call."""
 
+_NORMS = ("RMSNorm", "T5LayerNorm")
+
 Sites = Mapping[str, Site]
 Carry = Callable[[Any, Tensor, Sites, Copies], Tensor | None]
 
@@ -28,7 +30,7 @@ def carrier(kind: type) -> Carry | None:
     known = _KNOWN.get(kind)
     if known is None and kind.__name__ == "Conv1D" and kind.__module__ == "transformers.pytorch_utils":
         return transposed_linear
-    if known is None and kind.__name__.endswith(("RMSNorm", "T5LayerNorm")):
+    if known is None and kind.__module__.startswith("transformers.models.") and kind.__name__.endswith(_NORMS):
         return norm
     return known
 
@@ -94,7 +96,8 @@ def norm(module: Any, x: Tensor, sites: Sites, copies: Copies) -> Tensor | None:
     if site is None or site.shape != (x.shape[-1],):
         return None
     with copies.showing(site.parameter, copies.vectors(site)[:, None]):
-        return nn.Module.__call__(module, x.reshape(len(copies), -1, x.shape[-1])).view(x.shape)
+        # not the call: its hooks have run
+        return module.forward(x.reshape(len(copies), -1, x.shape[-1])).view(x.shape)
 
 
 def rms_norm(module: Any, x: Tensor, sites: Sites, copies: Copies) -> Tensor | None:

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zerothorder.execution.nested import holds, mapped
+from zerothorder.execution.nested import Inseparable, holds, mapped
+from zerothorder.execution.observe import tensors
 
 _PLAIN = (Tensor, int, float, str, bool, type(None), torch.dtype, torch.device)
 
@@ -13,9 +14,9 @@ _PLAIN = (Tensor, int, float, str, bool, type(None), torch.dtype, torch.device)
 class FirstLayers:
     """Learns, or applies, at which block of a stack (a child of a ModuleList) the points begin to differ.
 
-    With `block` given, the model's inputs are cut to the rows of one point, and that block and those after it in the
+    With `block` given, the model's inputs are cut to the `rows` of one point, and that block and those after it in the
     stack get them repeated for all. What the model itself computes from its cut inputs after the stack may not fit the
-    repeated rows: then the call fails, or gives another number of values, and the caller goes back to whole passes.
+    repeated rows: then the call fails, or gives other rows than all, and the caller goes back to whole passes.
     """
 
     def __init__(self, model: nn.Module, points: int, rows: int, block: nn.Module | None) -> None:
@@ -30,9 +31,10 @@ class FirstLayers:
                 self.blocks |= {child: n for n, child in enumerate(children) if n >= first}
         if self.learning:
             for child in self.blocks:
-                self.handles.append(child.register_forward_pre_hook(lambda module, args: self.inside.append(module)))
+                self.handles.append(child.register_forward_pre_hook(_noting(self.inside)))
         else:
             self.handles.append(model.register_forward_pre_hook(self._cut, with_kwargs=True))
+            self.handles.append(model.register_forward_hook(self._whole))
             for child in self.blocks:
                 self.handles.append(child.register_forward_pre_hook(self._repeat, with_kwargs=True))
 
@@ -51,6 +53,11 @@ class FirstLayers:
         whole = self.points * self.rows
         return mapped(lambda t: t[: self.rows] if t.ndim and t.shape[0] == whole else t, (args, kwargs))
 
+    def _whole(self, module: nn.Module, args: Any, output: Any) -> None:
+        first = next((t for t in tensors(output) if t.ndim), None)
+        if first is None or first.shape[0] % (self.points * self.rows):
+            raise Inseparable("the model gives one point's rows where its first layers run once")
+
     def _repeat(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         if holds(lambda leaf: not isinstance(leaf, _PLAIN), (args, kwargs)):
             return None  # a cache of one point's rows: the call fails on its size, and the caller goes back
@@ -59,3 +66,13 @@ class FirstLayers:
             return t.repeat(self.points, *[1] * (t.ndim - 1)) if t.ndim > 1 and t.shape[0] == self.rows else t
 
         return mapped(whole, (args, kwargs))
+
+
+def _noting(inside: list[nn.Module]) -> Any:
+    """A hook that keeps the modules entered."""
+
+    def note(module: nn.Module, args: Any) -> None:
+        inside.append(module)
+
+    note.input_only = True  # type: ignore[reportFunctionMemberAccess]
+    return note

@@ -17,7 +17,7 @@ def mapped(change: Callable[[Tensor], Tensor], tree: Any) -> Any:
     if isinstance(tree, tuple | list):
         return _like(tree, [mapped(change, leaf) for leaf in cast(list[Any], tree)])
     if isinstance(tree, dict):
-        return {key: mapped(change, leaf) for key, leaf in cast(dict[Any, Any], tree).items()}
+        return _named(tree, {key: mapped(change, leaf) for key, leaf in cast(dict[Any, Any], tree).items()})
     return tree
 
 
@@ -39,12 +39,14 @@ def joined(trees: list[Any], join: Callable[[list[Tensor]], Tensor]) -> Any:
         return _like(first, [joined(list(parts), join) for parts in zip(*trees, strict=True)])
     if isinstance(first, dict):
         keys = cast(dict[Any, Any], first)
-        found: dict[Any, Any] = {key: joined([tree[key] for tree in trees], join) for key in keys}
-        kind: Any = type(first)  # type: ignore[reportUnknownVariableType]
-        return found if kind is dict else kind(**found)  # a ModelOutput takes its fields by name
+        return _named(keys, {key: joined([tree[key] for tree in trees], join) for key in keys})
     if first is None or isinstance(first, int | float | str | bool):
         return first
     raise Inseparable(f"a module returns a {type(first).__name__}")
+
+
+def _named(shape: Any, leaves: dict[Any, Any]) -> Any:
+    return leaves if type(shape) is dict else type(shape)(**leaves)  # a ModelOutput takes its fields by name
 
 
 def _like(shape: Any, leaves: list[Any]) -> Any:

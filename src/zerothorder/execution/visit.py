@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as hooks
 
 from zerothorder.execution import Surroundings
 from zerothorder.execution.carried import Carry, carrier, linear
@@ -56,6 +57,7 @@ class Visit:
         self.sites: dict[nn.Module, list[Site]] = {}
         self.kinds: dict[nn.Module, type] = {}
         self.carries: dict[nn.Module, tuple[Carry, dict[str, Site]]] = {}
+        self.shown: dict[Tensor, Tensor] = {}
         self.alone: Exchange | None = None
         self.handles: list[Any] = []
         self.first_layers: FirstLayers | None = None
@@ -73,7 +75,9 @@ class Visit:
             by_id = {id(site.parameter): site for site in sites}
             own = {n: by_id[id(p)] for n, p in module.named_parameters(recurse=False) if id(p) in by_id}
             carry = carrier(type(module))
-            if carry is not None and len(own) == len(sites) and type(module).__name__ not in self.singly:
+            # a forward of this one module, weights that another tensor computes: not the layer that is known
+            usual = "forward" not in vars(module) and set(own) <= {"weight", "bias"}
+            if carry is not None and usual and len(own) == len(sites) and type(module).__name__ not in self.singly:
                 self.carries[module] = (carry, own)
             _ACTIVE[id(module)] = self
             module.__class__ = _intercepting(type(module))
@@ -91,6 +95,8 @@ class Visit:
             self.first_layers.close()
         for exchange in self.exchanges:
             exchange.close()
+        for parameter, own in self.shown.items():
+            parameter.data = own
 
     def learned(self) -> nn.Module | bool:
         """The block up to which all points are one, for later passes; False where there is none."""
@@ -100,6 +106,7 @@ class Visit:
     def showing(self, parameter: Tensor, data: Tensor) -> Generator[None]:
         """A parameter shows other data inside, of any shape."""
         own = parameter.data
+        self.shown.setdefault(parameter, own)  # an interrupt may come before the end of this block is held
         try:
             with self.interrupts.held():
                 parameter.data = data
@@ -110,8 +117,10 @@ class Visit:
 
     def _count(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         first = next((t for t in (*args, *kwargs.values()) if isinstance(t, Tensor) and t.ndim), None)
-        if first is not None and first.shape[0] % len(self.copies) == 0:
+        if self.alone is None and first is not None and first.shape[0] % len(self.copies) == 0:
             self.rows = first.shape[0] // len(self.copies)
+            if self.first_layers is not None:
+                self.first_layers.rows = self.rows
 
     def call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A module's call: all points at once where it is known how, else point by point."""
@@ -135,8 +144,8 @@ class Visit:
                 outs.append(self._exchanged(exchange, module, sites, own_args, own_kwargs))
             finally:
                 self.alone = None
-        shared = not holds(self._cut, (args, kwargs))
-        return joined(outs, lambda parts: self._side_by_side(parts, shared, type(module).__name__))
+        shared, name = not holds(self._cut, (args, kwargs)), self.kinds[module].__name__
+        return joined(outs, lambda parts: self._side_by_side(parts, shared, name))
 
     def _carried(self, module: nn.Module, x: Any) -> Tensor | None:
         """What the layer gives, or what its hooks make of it; None where a hook must see each point's weights."""
@@ -148,6 +157,8 @@ class Visit:
             return None
         if module._forward_pre_hooks_with_kwargs or module._forward_hooks_with_kwargs:  # type: ignore[reportPrivateUsage]
             return None
+        if not all(getattr(hook, "input_only", False) for hook in before.values()) or _global_hooks():
+            return None
         for hook in before.values():
             changed: Any = hook(module, (x,))
             if changed is not None:
@@ -158,7 +169,7 @@ class Visit:
         with self.interrupts.held():
             exchange.enter(module, sites)
         try:
-            return nn.Module.__call__(module, *args, **kwargs)
+            return self.kinds[module].__call__(module, *args, **kwargs)
         finally:
             with self.interrupts.held():
                 exchange.leave(module)
@@ -171,12 +182,27 @@ class Visit:
         return mapped(lambda t: t.chunk(len(self.copies))[point] if self._cut(t) else t, tree)
 
     def _side_by_side(self, parts: list[Tensor], shared: bool, name: str) -> Tensor:
-        if not shared:
-            return torch.cat(parts)
-        if parts[0].ndim and parts[0].shape[0] == 1:  # a table for every row alike: each point has its own now
+        part = parts[0]
+        if part.ndim > 2 and part.shape[0] == 1:
+            # a table for every row alike: each point has its own now
             return torch.cat([part.expand(self.rows, *part.shape[1:]) for part in parts])
-        raise Inseparable(f"a {name} is called with something that is not a batch")
+        if shared:
+            raise Inseparable(f"a {name} is called with something that is not a batch")
+        if part.ndim and part.shape[0] % self.rows == 0:
+            return torch.cat(parts)
+        if all(torch.equal(part, other) for other in parts[1:]):
+            return part
+        # no batch (the last state of an LSTM): there is no one tensor for all points, so that using it is an error
+        return torch.empty_like(part, device="meta")
 
 
 def _seen(module: nn.Module, args: Any) -> None:
     """A hook that does nothing but be there."""
+
+
+_seen.input_only = True  # type: ignore[reportFunctionMemberAccess]
+
+
+def _global_hooks() -> bool:
+    """Whether somebody looks at every module of the process."""
+    return bool(hooks._global_forward_pre_hooks or hooks._global_forward_hooks)  # type: ignore[reportPrivateUsage]

@@ -140,7 +140,13 @@ def _packed_head_input(model: nn.Module) -> Generator[None]:
     if head is None:
         yield
         return
-    handle = head.register_forward_pre_hook(lambda module, args: tuple(a.contiguous() for a in args))
+
+    def packed(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(a.contiguous() for a in args)
+
+    # it reads no weights: an executor may call it itself
+    packed.input_only = True  # type: ignore[reportFunctionMemberAccess]
+    handle = head.register_forward_pre_hook(packed)
     try:
         yield
     finally:
