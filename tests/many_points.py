@@ -41,9 +41,10 @@ class Rows:
         return {name: tensor[list(rows)] for name, tensor in prepared.items()}
 
     def evaluate(self, model: nn.Module, prepared: dict[str, Tensor]) -> Values:
-        return Values.of(self.value(model(**prepared)))
+        return Values.of(self.values(model, prepared))
 
-    def value(self, out: Any) -> Tensor:
+    def values(self, model: nn.Module, prepared: dict[str, Tensor]) -> Tensor:
+        out = model(**prepared)
         out = getattr(out, "logits", out)
         flat = out.reshape(out.shape[0], -1)
         return (flat * torch.arange(1.0, flat.shape[1] + 1, dtype=flat.dtype).cos()).sum(1)

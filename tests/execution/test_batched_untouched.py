@@ -114,7 +114,7 @@ def test_an_error_changes_nothing(where: str, error: type[BaseException]) -> Non
     def fail(*args: Any) -> Any:
         raise error("planted")
 
-    places = {"objective": (objective, "value"), "point by point": (net.gain, "act"), "shown": (torch, "rsqrt")}
+    places = {"objective": (objective, "values"), "point by point": (net.gain, "act"), "shown": (torch, "rsqrt")}
     place, name = places.get(where, (net.frozen, "forward"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(place, name, fail)

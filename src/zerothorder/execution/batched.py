@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from zerothorder.errors import UsageError
@@ -82,32 +83,39 @@ class Batched:
         around: Surroundings,
     ) -> list[Values]:
         """See `Executor.evaluate`."""
-        if (pieces := getattr(objective, "pieces", None)) is not None:
-            parts = [self.evaluate(points, inner, own, key, around) for inner, own in pieces(batches)]
+        alike = len({(point.on, point.rows) for point in points}) == 1 and points[0].on in batches
+        pieces = getattr(objective, "pieces", None)
+        if not alike or len(points) < 2 or (pieces is not None and points[0].rows is not None):
+            return self.swap.evaluate(points, objective, batches, key, around)
+        if pieces is not None:
+            one = {points[0].on: batches[points[0].on]}
+            parts = [self.evaluate(points, inner, own, key, around) for inner, own in pieces(one)]
             return [Values.joined(values) for values in zip(*parts, strict=True)]
         if self.reason is None:
             self.reason = _obstacle(points, objective, around.model)
         plan, whole = self._owned(around)
         if whole and self.reason is None:
             self.reason = f"{whole[0].name} is read outside the modules that are called"
-        if self.reason is not None or len({(point.on, point.rows) for point in points}) > 1 or len(points) < 2:
+        if self.reason is not None:
             return self.swap.evaluate(points, objective, batches, key, around)
         rows = _count(points[0], objective, batches)
         count = self.copies or max(2, ROWS // max(1, rows))
         if self.unchecked and (self.copies or 2) > 1:
+            check_together(self, objective, batches, points[0], rows, min(count, len(points)), key, around)
             self.unchecked = False
-            check_together(self, objective, batches, points[0], rows, key, around)
             return self.evaluate(points, objective, batches, key, around)
         found: list[Values] = []
         try:
             for at in range(0, len(points), count):
                 found += self._together(points[at : at + count], plan, objective, batches, key, around)
-        except Inseparable as error:
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - rows that do not fit show as any error of the model or objective
             if self.shared:  # perhaps only the sharing of the first layers does not fit this model
                 self.shared = False
                 return self.evaluate(points, objective, batches, key, around)
-            self.reason = str(error)
-            return self.swap.evaluate(points, objective, batches, key, around)
+            found = self.swap.evaluate(points, objective, batches, key, around)  # what is wrong alone too is raised
+            self.reason = _said(error)
         return found
 
     def _owned(self, around: Surroundings) -> tuple[list[tuple[nn.Module, list[Site]]], list[Site]]:
@@ -138,11 +146,20 @@ class Batched:
                 visit.close()
         if found.value.numel() != len(copies.rows or ()):
             raise Inseparable(f"{type(objective).__name__} does not give one value an example")
+        if found.detail is not None:
+            raise Inseparable(f"{type(objective).__name__} gives a detail of all rows together")
         self.one_by_one |= visit.one_by_one
         if self.shared is None:
             self.shared = visit.learned()
         parts = zip(found.value.view(len(points), -1), found.weight.view(len(points), -1), strict=True)
         return [Values(value, weight) for value, weight in parts]
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, Inseparable):
+        return str(error)
+    first, _, _ = str(error).partition("\n")
+    return f"a pass of all points ends in {type(error).__name__}: {first}"
 
 
 def _count(point: Point, objective: Any, batches: Mapping[str, Any]) -> int:

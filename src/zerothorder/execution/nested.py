@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 
 class Inseparable(Exception):
@@ -14,7 +15,7 @@ def mapped(change: Callable[[Tensor], Tensor], tree: Any) -> Any:
     """The same structure with every tensor changed."""
     if isinstance(tree, Tensor):
         return change(tree)
-    if isinstance(tree, tuple | list):
+    if _several(tree):
         return _like(tree, [mapped(change, leaf) for leaf in cast(list[Any], tree)])
     if isinstance(tree, dict):
         return _named(tree, {key: mapped(change, leaf) for key, leaf in cast(dict[Any, Any], tree).items()})
@@ -23,7 +24,7 @@ def mapped(change: Callable[[Tensor], Tensor], tree: Any) -> Any:
 
 def holds(test: Callable[[Any], bool], tree: Any) -> bool:
     """Whether any leaf passes the test."""
-    if isinstance(tree, tuple | list):
+    if _several(tree):
         return any(holds(test, leaf) for leaf in cast(list[Any], tree))
     if isinstance(tree, dict):
         return any(holds(test, leaf) for leaf in cast(dict[Any, Any], tree).values())
@@ -35,7 +36,7 @@ def joined(trees: list[Any], join: Callable[[list[Tensor]], Tensor]) -> Any:
     first = trees[0]
     if isinstance(first, Tensor):
         return join(trees)
-    if isinstance(first, tuple | list):
+    if _several(first):
         return _like(first, [joined(list(parts), join) for parts in zip(*trees, strict=True)])
     if isinstance(first, dict):
         keys = cast(dict[Any, Any], first)
@@ -43,6 +44,11 @@ def joined(trees: list[Any], join: Callable[[list[Tensor]], Tensor]) -> Any:
     if first is None or isinstance(first, int | float | str | bool):
         return first
     raise Inseparable(f"a module returns a {type(first).__name__}")
+
+
+def _several(tree: Any) -> bool:
+    # a packed sequence's rows lie end to end: nothing cuts or joins them, so it is a leaf
+    return isinstance(tree, tuple | list) and not isinstance(tree, PackedSequence)
 
 
 def _named(shape: Any, leaves: dict[Any, Any]) -> Any:

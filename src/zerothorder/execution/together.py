@@ -20,12 +20,17 @@ if TYPE_CHECKING:
     from zerothorder.execution.batched import Batched
 
 ROWS = 4
+PRIMES = (1, 2, 3, 5, 7, 11)
+"""Rows of the pass that tells what is a batch: the largest number here that a batch has."""
 SHARE = 0.1
 """Size of the perturbations: this share of a site's rms, so that 16-bit weights and activations show it."""
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 0.02}
 """Largest error as a share of the effect, by dtype of the weights; 16-bit activations are rounded otherwise in a
 larger batch."""
 TOLERANCE_16 = 0.25
+ROUNDING = {torch.float64: (1e-9, 1e-6), torch.float32: (1e-4, 1e-2)}
+"""Shares of the value that rounding usually explains where nothing is perturbed, and that it explains at most."""
+ROUNDING_16 = (0.01, 0.2)
 
 
 @dataclass(frozen=True)
@@ -61,27 +66,35 @@ def check_together(
     batches: Mapping[str, Any],
     point: Point,
     rows: int,
+    copies: int,
     key: Key,
     around: Surroundings,
 ) -> None:
     """Compare on a few rows along two draws, all sites and then those of each kind of module by themselves.
 
-    A kind that differs is added to `batched.singly`; where that does not help, `batched.reason` is set.
+    A kind that differs is added to `batched.singly`; where that does not help, `batched.reason` is set. No pass is
+    larger than those of the run: `copies` points of `rows` rows.
     """
     scale = {site.name: SHARE * _rms(site) for site in around.space}
     around = replace(around, direction=Scaled(around.direction, scale))
     chosen = (point.rows or tuple(range(rows)))[:ROWS]
     kinds = _kinds(around)
     tolerance = max(TOLERANCE.get(site.parameter.dtype, TOLERANCE_16) for site in around.space)
+    rounding = max(ROUNDING.get(site.parameter.dtype, ROUNDING_16) for site in around.space)
 
-    def look(executor: Executor, space: Sequence[Site], coefficients: Sequence[tuple[int, float]]) -> Tensor:
-        points = [Point(((Key("check", 0, draw), c),) if c else (), point.on, chosen) for draw, c in coefficients]
+    def look(
+        executor: Executor,
+        space: Sequence[Site],
+        coefficients: Sequence[tuple[int, float]],
+        rows: tuple[int, ...] = chosen,
+    ) -> Tensor:
+        points = [Point(((Key("check", 0, draw), c),) if c else (), point.on, rows) for draw, c in coefficients]
         bound = replace(around, space=ParameterSpace(space))
         return torch.stack([v.value.double() for v in executor.evaluate(points, objective, batches, key, bound)])
 
-    def differs(space: Sequence[Site], draws: int) -> bool:
+    def differs(space: Sequence[Site], draws: int, alone: "Batched | None" = None) -> bool:
         coefficients = [(draw, sign) for draw in range(draws) for sign in (1.0, -1.0)]
-        alone = batched.again(check=False)
+        alone = alone or fresh()
         found, truth = look(alone, space, coefficients), look(batched.swap, space, coefficients)
         if alone.reason is not None:
             batched.reason = alone.reason
@@ -89,17 +102,38 @@ def check_together(
         effect, error = (truth - base).square().mean().sqrt(), (found - truth).square().mean().sqrt()
         return not bool(error <= tolerance * effect + 4 * noise)
 
+    def fresh(singly: frozenset[str] = frozenset()) -> "Batched":
+        found = batched.again(check=False)
+        found.copies, found.singly = copies, found.singly | singly
+        return found
+
+    def unmoved(alone: "Batched") -> Tensor:
+        """How far a pass without a perturbation is from the plain values."""
+        # a prime number of rows, which lengths and heads seldom share: what is not a batch is not taken for one
+        many = chosen[:1] * max(p for p in PRIMES if p <= max(1, rows))
+        found = look(alone, sites, [(0, 0.0), (1, 0.0)], many)
+        batched.reason = alone.reason
+        return (found - base[:, :1]).square().mean().sqrt()
+
     sites = list(around.space)
     base = look(batched.swap, sites, [(0, 0.0)])
-    # what a larger batch alone does to the rounding of activations
-    noise = (look(batched.again(check=False), sites, [(0, 0.0), (1, 0.0)]) - base).square().mean().sqrt()
+    size = base.square().mean().sqrt()
+    # what a larger batch alone does to the rounding of activations; more than that is a kind that carries wrongly
+    noise = unmoved(fresh())
+    if batched.reason is None and noise > rounding[0] * size:
+        noise = unmoved(fresh(frozenset(kinds)))
+        if batched.reason is None and noise > rounding[1] * size:
+            batched.reason = "the value of a row depends on the rows beside it"
     for kind, own in kinds.items():
         if batched.reason is None and differs(own, 1):
             batched.singly |= {kind}
             if differs(own, 1):
                 batched.reason = f"the rows of points mix in {kind}"
-    if batched.reason is None and differs(sites, 2):
+    alone = fresh()
+    if batched.reason is None and differs(sites, 2, alone):
         batched.reason = "points evaluated together have other values than alone"
+    elif batched.reason is None and alone.shared and differs(sites, 2, alone):  # now its first layers run once
+        batched.shared = False
     if batched.reason is None:
         batched.swap.scratch.clear()  # of the largest module; from now on little of it is needed, or none
 
