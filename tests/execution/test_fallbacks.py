@@ -362,6 +362,36 @@ def test_one_token_and_one_row_come_out_right(name: str) -> None:
             agree(Batched(), bind(net), {"x": batch["x"][:count]})
 
 
+class Placed(nn.Module):
+    """Is told the places of its tokens beside the tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.rand(WIDTH))
+
+    def forward(self, x: Tensor, places: Tensor) -> Tensor:
+        return x * self.gain + places.sin()[:, None]
+
+
+class Placing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.last = Placed(), nn.Linear(WIDTH, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.inner(x, torch.arange(x.shape[1])).tanh())
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_an_argument_without_rows_stays_one_at_a_length_that_points_divide(check: bool) -> None:
+    """At 7 places it cannot be cut into points; at 8 and 16 it could, of two points and of four."""
+    executor, bound = Batched(check=check), bind(shaken(Placing()))
+    for length in (7, 8, 16, 4, 12):
+        agree(executor, bound, rows(4, length))
+    assert executor.reason is None
+    assert executor.one_by_one == {"Placed"}
+
+
 def test_without_the_check_a_length_may_be_taken_for_rows() -> None:
     """Why it is there: the table's 16 places are cut as if they were four points of four rows."""
     bound, points = bind(shaken(Positions("a place", 16))), pairs(2)

@@ -10,7 +10,7 @@ from zerothorder.errors import UsageError
 from zerothorder.execution import Surroundings
 from zerothorder.execution.evaluate import seeded, value_at
 from zerothorder.execution.interrupts import Interrupts
-from zerothorder.execution.nested import Inseparable
+from zerothorder.execution.nested import Inseparable, Path
 from zerothorder.execution.observe import named_modules
 from zerothorder.execution.swap import Swap, owned
 from zerothorder.execution.together import check_together
@@ -30,14 +30,16 @@ class Batched:
     """Evaluates points together: the batch is repeated once a point, and each module sees all copies in one call.
 
     Rows of a point lie side by side, so a leading dimension of points × rows (or a multiple: flattened tokens) is cut
-    into points; one of 1 (a position table) belongs to all. Layers of `execution.carried` compute all points at once
-    from the weights as they are; any other module that owns searched weights, and the kinds named in `singly`, runs
-    once a point on its rows with its weights exchanged as in `Swap`. `copies` bounds the points of a pass (by default
-    as many as make `ROWS` rows, at least two); layers before the first perturbed one run once for all of them.
+    into points; one of 1 (a position table) belongs to all, and so does an argument that once had another one. Layers
+    of `execution.carried` compute all points at once from the weights as they are; any other module that owns searched
+    weights, and the kinds named in `singly`, runs once a point on its rows with its weights exchanged as in `Swap`.
+    `copies` bounds the points of a pass (by default as many as make `ROWS` rows, at least two); layers before the first
+    perturbed one run once for all of them.
 
     What cannot be batched goes to `Swap`, and `reason` says why: values not per example, sites exchanged for a whole
-    evaluation, dropout or batch norm in training mode, a module whose rows cannot be told apart, or other values than
-    `Swap` gives: with `check` the first evaluation compares the two on a few rows (`execution.together`).
+    evaluation, dropout or batch norm in training mode, a module whose rows cannot be told apart, a pass that fails, or
+    other values than `Swap` gives: with `check` the first evaluation compares the two on a few rows
+    (`execution.together`).
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Batched:
         self.reason: str | None = None
         self.shared: nn.Module | bool | None = None
         self.one_by_one: set[str] = set()
+        self.rowless: set[tuple[nn.Module, Path]] = set()
         self._known: tuple[nn.Module, ParameterSpace, Any] | None = None
 
     def again(self, owners: Mapping[str, str] | None = None, *, check: bool = True) -> "Batched":
@@ -137,7 +140,7 @@ class Batched:
         rows = points[0].rows or tuple(range(_count(points[0], objective, batches)))
         copies = Point((), on, rows * len(points))
         with Interrupts() as interrupts, around.meter.watching(around.model):
-            visit = Visit(points, len(rows), around, interrupts, self.swap.scratch, self.singly)
+            visit = Visit(points, len(rows), around, interrupts, self.swap.scratch, self.singly, self.rowless)
             try:
                 visit.install(plan, self.shared)
                 with seeded(key, around.direction.run_key, around.model), interrupts.heard():

@@ -21,7 +21,7 @@ class FirstLayers:
 
     def __init__(self, model: nn.Module, points: int, rows: int, block: nn.Module | None) -> None:
         self.points, self.rows, self.block = points, rows, block
-        self.learning, self.inside = block is None, list[nn.Module]()
+        self.applies, self.learning, self.inside = block is not None, block is None, list[nn.Module]()
         self.blocks: dict[nn.Module, int] = {}
         self.handles: list[Any] = []
         for stack in model.modules():

@@ -1,10 +1,13 @@
 """Arguments and results of modules: tensors inside tuples, lists and dictionaries."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
+
+Path = tuple[Any, ...]
+"""Where a leaf stands: indices and keys, from the outside in."""
 
 
 class Inseparable(Exception):
@@ -20,6 +23,18 @@ def mapped(change: Callable[[Tensor], Tensor], tree: Any) -> Any:
     if isinstance(tree, dict):
         return _named(tree, {key: mapped(change, leaf) for key, leaf in cast(dict[Any, Any], tree).items()})
     return tree
+
+
+def leaves(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
+    """Every tensor and where it stands."""
+    if isinstance(tree, Tensor):
+        yield path, tree
+    elif _several(tree):
+        for n, leaf in enumerate(cast(list[Any], tree)):
+            yield from leaves(leaf, (*path, n))
+    elif isinstance(tree, dict):
+        for key, leaf in cast(dict[Any, Any], tree).items():
+            yield from leaves(leaf, (*path, key))
 
 
 def holds(test: Callable[[Any], bool], tree: Any) -> bool:

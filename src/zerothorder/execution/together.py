@@ -104,7 +104,7 @@ def check_together(
 
     def fresh(singly: frozenset[str] = frozenset()) -> "Batched":
         found = batched.again(check=False)
-        found.copies, found.singly = copies, found.singly | singly
+        found.copies, found.singly, found.rowless = copies, found.singly | singly, batched.rowless
         return found
 
     def unmoved(alone: "Batched") -> Tensor:

@@ -13,7 +13,7 @@ from zerothorder.execution.carried import Carry, carrier, linear
 from zerothorder.execution.copies import Copies
 from zerothorder.execution.first_layers import FirstLayers
 from zerothorder.execution.interrupts import Interrupts
-from zerothorder.execution.nested import Inseparable, holds, joined, mapped
+from zerothorder.execution.nested import Inseparable, Path, holds, joined, leaves, mapped
 from zerothorder.execution.swap import Exchange, Scratch
 from zerothorder.objectives.sequences import base_model
 from zerothorder.point import Point
@@ -39,7 +39,8 @@ def _intercepting(kind: type) -> type:
 class Visit:
     """One pass: which modules own which sites, how many rows a point has, whose point is running alone.
 
-    `one_by_one`: kinds of modules that had to run once a point.
+    `one_by_one`: kinds of modules that had to run once a point. `rowless`, kept between passes: arguments that were
+    once seen not to hold the rows of all points. They never do, whatever their length is by chance at another step.
     """
 
     def __init__(
@@ -50,14 +51,16 @@ class Visit:
         interrupts: Interrupts,
         scratch: Scratch,
         singly: frozenset[str],
+        rowless: set[tuple[nn.Module, Path]],
     ) -> None:
-        self.rows, self.around, self.interrupts, self.singly = rows, around, interrupts, singly
+        self.rows, self.around, self.interrupts, self.singly, self.rowless = rows, around, interrupts, singly, rowless
         self.copies = Copies(points, around, self.showing)
         self.exchanges = [Exchange(scratch, point.terms, around, interrupts, False) for point in points]
         self.sites: dict[nn.Module, list[Site]] = {}
         self.kinds: dict[nn.Module, type] = {}
         self.carries: dict[nn.Module, tuple[Carry, dict[str, Site]]] = {}
         self.shown: dict[Tensor, Tensor] = {}
+        self.apart: set[int] = set()
         self.alone: Exchange | None = None
         self.handles: list[Any] = []
         self.first_layers: FirstLayers | None = None
@@ -129,6 +132,7 @@ class Visit:
             return self._exchanged(self.alone, module, sites, args, kwargs)
         if self.first_layers is not None:
             self.first_layers.met()
+        self._tell_apart(module, args, kwargs)
         if module in self.carries and len(args) == 1 and not kwargs and self._cut(args[0]):
             found = self._carried(module, args[0])
             if found is not None:
@@ -174,9 +178,21 @@ class Visit:
             with self.interrupts.held():
                 exchange.leave(module)
 
+    def _tell_apart(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self.apart = set()
+        for path, tensor in leaves((args, kwargs)):
+            # where first layers run once, even the batch holds one point's rows there
+            if not self._divides(tensor) and not (self.first_layers is not None and self.first_layers.applies):
+                self.rowless.add((module, path))
+            if (module, path) in self.rowless:
+                self.apart.add(id(tensor))
+
+    def _divides(self, tensor: Tensor) -> bool:
+        return tensor.ndim > 0 and tensor.shape[0] % (len(self.copies) * self.rows) == 0
+
     def _cut(self, leaf: Any) -> bool:
         """Whether a tensor holds the rows of all points, one point after the other."""
-        return isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] % (len(self.copies) * self.rows) == 0
+        return isinstance(leaf, Tensor) and id(leaf) not in self.apart and self._divides(leaf)
 
     def _part(self, tree: Any, point: int) -> Any:
         return mapped(lambda t: t.chunk(len(self.copies))[point] if self._cut(t) else t, tree)
