@@ -6,15 +6,21 @@ from pathlib import Path
 import pytest
 import torch
 
+from small_families import Mean, around, build
 from zerothorder import catalogue
 from zerothorder.cli.plan import plan_command
 from zerothorder.data import load_model
 from zerothorder.errors import UsageError
+from zerothorder.execution.batched import Batched
+from zerothorder.execution.check import check_sites
 from zerothorder.execution.swap import Swap
+from zerothorder.key import Key
 from zerothorder.objectives.classification import Classification
 from zerothorder.objectives.language_model import LanguageModel
 from zerothorder.plan import Plan, PlanConfig, make_plan
+from zerothorder.plan.scratch import one_by_one
 from zerothorder.plan.trace import trace, without_data
+from zerothorder.point import Point
 from zerothorder.run import Run
 from zerothorder.space import ParameterSpace
 
@@ -54,7 +60,7 @@ def steps(folder: Path, path: Path, config: PlanConfig, count: int) -> tuple[Run
     ids=lambda fields: "-".join(map(str, fields.values())),
 )
 def test_a_run_is_as_planned(llama_folder: Path, tmp_path: Path, fields: dict[str, object]):
-    found = plan(llama_folder, steps=5, **fields)
+    found = plan(llama_folder, steps=5, executor="swap", **fields)
     run, swap = steps(llama_folder, tmp_path / "ledger.zo", found.config, 5)
     space, parts = run.space, found.memory.parts
     assert found.searched == space.numel
@@ -120,6 +126,31 @@ def test_the_other_executor_holds_a_second_copy(llama_folder: Path):
 
 def _buffers(folder: Path) -> int:
     return sum(b.nbytes for b in load_model(folder).model.buffers())
+
+
+def test_batched_holds_factors_or_a_block_and_passes_of_64_rows(llama_folder: Path):
+    swap = plan(llama_folder, executor="swap", batch_size=16)
+    dense, thin = plan(llama_folder, batch_size=16), plan(llama_folder, batch_size=16, recipe="low-rank")
+    assert thin.memory.parts["scratch"] < swap.memory.parts["scratch"] / 2
+    for other in (dense, thin):
+        assert (other.forwards, other.tokens, other.evaluations) == (swap.forwards, swap.tokens, swap.evaluations)
+        assert other.memory.parts["activations"] > 1.5 * swap.memory.parts["activations"]
+    activations = [plan(llama_folder, batch_size=16, draws=n).memory.parts["activations"] for n in (1, 2, 8)]
+    assert activations[0] < activations[1] == activations[2]  # four points of 16 rows in a pass, however many there are
+    alone = plan(llama_folder, batch_size=16, copies=1).memory.parts["activations"]
+    assert alone == swap.memory.parts["activations"]
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "vit", "mixtral", "lstm", "convolutional"])
+def test_a_plan_names_what_runs_once_a_point(name: str):
+    model, batch = build(name, torch.float32)
+    bound = around(model)
+    batched = Batched(check_sites(bound, Mean(), batch, mode="joint").owners, check=False)
+    points = [Point(((Key("z", 0), c),)) for c in (0.01, -0.01)]
+    batched.evaluate(points, Mean(), {"main": batch}, Key("e", 0), bound)
+    sentences = one_by_one(model, bound.space)
+    assert bool(sentences) == bool(batched.one_by_one)
+    assert all(kind in sentences[0] for kind in batched.one_by_one)
 
 
 def test_time_is_a_sum_of_its_parts(llama_folder: Path):
