@@ -1,7 +1,7 @@
 """Each layer that carries all points at once is the loop over copied modules: every option, every law, any points."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from zerothorder.execution.batched import Batched
 from zerothorder.execution.copy import Copy
 from zerothorder.objectives.classification import Classification
 from zerothorder.point import Point
+from zerothorder.space import ParameterSpace, Site, shard_segments
 
 ROWS = 2
 POINTS: dict[str, list[Point]] = {
@@ -199,6 +200,29 @@ def test_dense_weights_made_a_few_rows_at_a_time_are_the_same(
         same(look(Batched(check=False), bound, x, points), truth(bound, x, points))
     weights = {rows for rows in made if rows not in (12, 16)}  # a bias is made whole
     assert weights == {"linear": {5, 1}, "linear, some rows": {2, 1}, "gpt2's linear": {5, 2}}[name]
+
+
+@pytest.mark.parametrize("law", ["gaussian", "rank-1"])
+@pytest.mark.parametrize("name", ["linear", "linear, some rows", "gpt2's linear", "embedding", "llama's norm"])
+@pytest.mark.parametrize("rows_cut", [True, False], ids=["rows", "columns"])
+def test_a_shard_of_a_larger_tensor_is_carried_too(rows_cut: bool, name: str, law: str) -> None:
+    """The layer's tensors are the last rows, or the last columns, of tensors twice their size."""
+    make, batch = LAYERS[name]
+    bound, x, points = bind(shaken(make()), DIRECTIONS[law]), {"x": batch()}, [*pairs(2), Point()]
+    shards: list[Site] = []
+    for site in bound.space:
+        local = tuple(site.parameter.shape)
+        cut = 0 if rows_cut else len(local) - 1
+        shape, offset = list(local), [0] * len(local)
+        shape[cut], offset[cut] = 2 * local[cut], local[cut]
+        segments = shard_segments(tuple(shape), tuple(offset), local)
+        shards.append(replace(site, shape=tuple(shape), segments=segments))
+    bound = replace(bound, space=ParameterSpace(shards))
+    executor = Batched(check=False)
+    found, expected = look(executor, bound, x, points), look(Copy(), bound, x, points)
+    same(found, expected)
+    assert executor.reason is None
+    assert len({tuple(values) for values in expected.tolist()}) == len(points)
 
 
 class Tanh(nn.Linear):

@@ -49,7 +49,9 @@ class Copies:
     @timed("perturbation")
     def _draw(self, compute: torch.dtype, dtype: torch.dtype) -> None:
         """All sites of a compute dtype at once: one small draw a layer would cost more than the products."""
-        sites = [site for site in self.around.space if site.grid.compute == compute]
+        # of a shard, layers hold a part of the matrix that the factors make
+        held = [site for site in self.around.space if tuple(site.parameter.shape) == site.shape]
+        sites = [site for site in held if site.grid.compute == compute]
         found = factors(self.around.direction, sites, self.keys if self.keys else [], compute)
         own: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         kinds: dict[tuple[float, int], Tensor] = {}

@@ -77,11 +77,14 @@ def write_probes(
     part = slice(None)
     if isinstance(rows, slice):
         part = slice(rows.start * width, rows.stop * width)
-    if (draw := _common(site, points, direction)) is not None and len(site.segments) == 1:
+    # rows anywhere are addressed from the whole tensor's first element on
+    in_one = len(site.segments) == 1 and (site.segments[0][1] == 0 or not isinstance(rows, Tensor))
+    if (draw := _common(site, points, direction)) is not None and in_one:
         stored, residual = site.read(), residual_of(site, state)
         coefficients = [point.terms[0][1] for point in points]
         if isinstance(rows, Tensor):
-            site.grid.probe_rows(out, stored, residual, draw, coefficients, rows)
+            flat = out.view(len(points), len(rows), width)
+            site.grid.probe_rows(flat, stored, residual, draw, coefficients, rows)
         else:
             ((local, start),) = site.runs(part)
             rest = None if residual is None else residual[local]
