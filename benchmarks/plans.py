@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from benchmarks.common import Row, Settings, objective, rows
-from benchmarks.steps import Stepper
+from benchmarks.steps import Stepper, recipe
 
 from zerothorder.data import load_model
+from zerothorder.execution.swap import Swap
 from zerothorder.plan import PlanConfig, make_plan
 from zerothorder.point import Values
 
@@ -42,7 +43,9 @@ def measure(
             model=name, dtype=dtype, batch_size=count, tokens=tokens, law="rademacher", head=head,
             threads=settings.threads,
         )  # fmt: skip
-        stepper = Stepper(model, "rademacher", Path(scratch), Head() if head else objective())
+        stepper = Stepper(
+            model, recipe("mezo", law="rademacher"), Swap(), Path(scratch), Head() if head else objective()
+        )
         batch = rows(count, tokens)
         stepper.step(batch)
         predicted: list[float] = []
