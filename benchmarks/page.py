@@ -201,7 +201,7 @@ class Page:
     def _memory(self, results: list[Result]) -> str:
         rows = [
             (
-                r["dtype"], f"{r.get('method', 'spsa')}, {r.get('executor', 'swap').capitalize()}",
+                r["dtype"], f"{r.get('method', 'spsa')}, {_EXECUTORS[r.get('executor', 'swap')]}",
                 *(f"{median(r['peaks'][kind]) / 2**20:.0f} MiB" for kind in ("inference", "training")),
                 _spread(resident(r), 3), f"{tracked(r):.3f}" if "allocated" in r else "–",
                 f"{r['residual'] / r['weights']:.2f}", f"{r['largest_module'] / r['weights']:.2f}",
@@ -214,7 +214,12 @@ class Page:
             "by the allocator", "residual ÷ weights", "largest module ÷ weights", "pairs",
         )  # fmt: skip
         bars = [
-            (f"{row[1]}, {row[0]}", max(0.0, value), f"{value:.3f}", colour(r.get("method", "spsa")))
+            (
+                f"{row[1]}, {row[0]}".replace("Batched ", ""),
+                max(0.0, value),
+                f"{value:.3f}",
+                colour(r.get("method", "spsa")),
+            )
             for row, r in zip(rows, results, strict=True)
             for value in [resident(r).median]
         ]
@@ -334,7 +339,8 @@ perturbs in place with `torch.randn`, draw after draw. The limit is that of 16 p
 64 rows, and of moving the bytes of an update."""
 
 _MEMORY = """Peak resident memory of fresh processes, loading left out, training minus inference over the same rows:
-for `Batched` the rows of both points (32×64), for `Swap` of one (16×64). Medians over pairs of processes. The residual
+for `Batched` the rows of both points (32×64), for `Swap` of one (16×64). At its first step `Batched` compares itself
+with `Swap` on four rows unless told not to, and its peak has that in it. Medians over pairs of processes. The residual
 byte is left out of the difference; kernels are compiled and imported in both. By the allocator: the most bytes of
 torch's CPU allocator alive at once after loading (every allocation and release that torch's profiler sees), the same
 difference; it is the limit."""
@@ -356,6 +362,7 @@ _LEDGER = "A short run on disk; its entries are applied again as replay applies 
 _PLAN = "Predicted before anything is loaded, and measured, in turns. Its memory is held within 10 % by a test."
 
 _LOSS = {"choice": "", "lm": ", loss over all tokens"}
+_EXECUTORS = {"batched": "Batched", "unchecked": "Batched without check", "swap": "Swap"}
 _POPULATIONS = {"low-rank": "low-rank", "spsa": "spsa", "plain": "plain loop"}
 
 

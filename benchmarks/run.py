@@ -45,10 +45,9 @@ def measurements() -> dict[str, Measurement]:
             found[f"population-{dtype}-{method}"] = lambda s, d=dtype, m=method: populations.measure(s, d, m)
     for dtype in DTYPES:
         found[f"memory-{dtype}"] = lambda s, d=dtype: memory.measure(s, d, "spsa", "swap", min(5, s.repeats))
-        for method in ("low-rank", "spsa", "mezo"):
-            found[f"memory-{dtype}-{method}"] = lambda s, d=dtype, m=method: memory.measure(
-                s, d, m, "batched", min(5, s.repeats)
-            )
+        for method, executor in (*((m, "batched") for m in ("low-rank", "spsa", "mezo")), ("low-rank", "unchecked")):
+            name = f"memory-{dtype}-{method}" + ("-unchecked" if executor == "unchecked" else "")
+            found[name] = lambda s, d=dtype, m=method, e=executor: memory.measure(s, d, m, e, min(5, s.repeats))
     for dtype in DTYPES:
         for method in ("low-rank", "spsa"):
             found[f"replay-{dtype}-{method}"] = lambda s, d=dtype, m=method: replays.measure(s, d, m)

@@ -84,6 +84,7 @@ def targets() -> Iterator[Target]:
     for dtype in ("float32", "bfloat16"):
         for method, name, goal, words in (
             ("low-rank", "low-rank, Batched", 0.02, "≤ 0.02"),
+            ("low-rank-unchecked", "low-rank, Batched without its check", 0.02, "≤ 0.02"),
             ("spsa", "spsa, Batched", _largest_module, "≤ the largest module"),
             ("mezo", "mezo, Batched", _largest_module, "≤ the largest module"),
             ("", "spsa, Swap", _largest_module, "≤ the largest module"),
