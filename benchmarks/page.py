@@ -136,8 +136,6 @@ class Page:
         self.pictures[name] = picture(rows, level)
         return f"![{about}]({PICTURES}/{name}.svg)\n"
 
-    # --- what else was measured, section by section ----------------------------------------------------------------
-
     def _steps(self, results: list[Result]) -> str:
         tasks = ("both_in_one", "low-rank", "spsa", "mezo", "mezo-swap", "plain", "fused")
         rows = [

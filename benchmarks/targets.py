@@ -131,9 +131,6 @@ def _steps(id_: str, dtype: str) -> Iterator[Target]:
             )  # fmt: skip
 
 
-# --- R1 ---------------------------------------------------------------------------------------------------------
-
-
 def _moving(result: Result, method: str) -> float:
     """Seconds of moving the bytes that a step has to move."""
     return result["bytes"]["update" if method == "low-rank" else "dense"] / result["bandwidth"]
@@ -167,9 +164,6 @@ def _spent(phases: Mapping[str, float], unit: float) -> str:
     return f"of a profiled step: {', '.join(named)}; beside the forward most is {largest}"
 
 
-# --- R2 ---------------------------------------------------------------------------------------------------------
-
-
 def share(result: Result) -> Measured:
     """A step's tokens at the speed of inference ÷ the step's time, round by round."""
     base = f"inference-{result['fastest']}"
@@ -192,9 +186,6 @@ def _share_bound(result: Result) -> str:
         f"{result['bytes']['update'] / 1e9:.2g} GB; "
         f"{_spent(result['phases'][result['method']], step)}, as shares of the step"
     )
-
-
-# --- R3 ---------------------------------------------------------------------------------------------------------
 
 
 def resident(result: Result) -> Measured:
@@ -221,9 +212,6 @@ def _memory_bound(result: Result) -> str:
     )
 
 
-# --- R4 ---------------------------------------------------------------------------------------------------------
-
-
 def _pass_floor(result: Result, law: str) -> float:
     return max(_pass_bytes(result), against(result["seconds"], f"draw_{law}", "add_").median)
 
@@ -238,9 +226,6 @@ def _pass_bound(result: Result, law: str) -> str:
     return f"drawing alone, in cache, takes {draw:.2f}, the bytes {moved:.2f}, so that {larger} sets the limit"
 
 
-# --- R7 ---------------------------------------------------------------------------------------------------------
-
-
 def replayed(result: Result) -> Measured:
     """Steps in the time of one trained step, of a replay of the whole ledger."""
     return against(result["seconds"], "step", "replay", result["steps"])
@@ -252,9 +237,6 @@ def _replay_floor(result: Result) -> float:
 
 def _replay_bound(result: Result) -> str:
     return f"{_arithmetic(result)} would allow {1 / result['least_seconds_a_step']:.0f} steps a second"
-
-
-# --- R8 ---------------------------------------------------------------------------------------------------------
 
 
 def terms(result: Result) -> Measured:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(not (ROOT / "benchmarks").is_dir(), reason="the benchmarks are not in the archive")
 
 
 @pytest.fixture(autouse=True)
