@@ -19,7 +19,7 @@ from benchmarks.steps import recipe
 
 from zerothorder.execution.batched import Batched
 from zerothorder.execution.swap import Swap
-from zerothorder.plan.memory import largest_module
+from zerothorder.plan.scratch import largest_module
 from zerothorder.run import Run
 from zerothorder.space import ParameterSpace
 
