@@ -5,6 +5,8 @@ import re
 import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,74 +15,126 @@ if __package__ is None or __package__ == "":  # run as a script by `measure`
 
 import torch
 from benchmarks.common import Settings, forward, load, objective, rows
+from benchmarks.steps import recipe
 
+from zerothorder.execution.batched import Batched
 from zerothorder.execution.swap import Swap
-from zerothorder.objectives.wrap import Closure
-from zerothorder.plan.memory import largest_module
-from zerothorder.recipes.mezo import MeZO
+from zerothorder.plan.scratch import largest_module
 from zerothorder.run import Run
 from zerothorder.space import ParameterSpace
 
-ROWS, TOKENS = 16, 64
+ROWS, TOKENS, STEPS = 16, 64, 2
+LEAST = 3
 
 
-def measure(settings: Settings, dtype: str, processes: int = 5) -> dict[str, Any]:
-    """Medians over `processes` pairs of processes, in turns."""
+def measure(settings: Settings, dtype: str, method: str, executor: str, processes: int = 5) -> dict[str, Any]:
+    """Medians over `processes` pairs of processes, in turns; then one pair whose allocations are counted.
+
+    Inference is over as many rows as a pass of the executor has: those of both points for `Batched` ("unchecked":
+    without the comparison with `Swap` at its first step), of one for `Swap`.
+    """
     found: dict[str, list[dict[str, int]]] = {"inference": [], "training": []}
-    for _ in range(processes):
+    longest = 0.0
+
+    def child(kind: str, how: str) -> dict[str, int]:
+        words = [kind, dtype, method, executor, how, str(settings.threads), "small" if settings.small else "whole"]
+        done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        return json.loads(done.stdout.splitlines()[-1])
+
+    for pair in range(processes):
+        began = time.perf_counter()
+        # the counted pair is still to come
+        if pair >= LEAST and began + 2 * longest > settings.until:
+            break
         for kind, list_ in found.items():
-            command = [sys.executable, __file__, kind, dtype, settings.model, str(settings.threads)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            list_.append(json.loads(done.stdout.splitlines()[-1]))
-    peak = {kind: statistics.median(one["peak"] for one in list_) for kind, list_ in found.items()}
+            list_.append(child(kind, "resident"))
+        longest = max(longest, time.perf_counter() - began)
+    allocated = {kind: child(kind, "allocated")["peak"] for kind in found}
+    peaks = {kind: [one["peak"] for one in list_] for kind, list_ in found.items()}
     last = found["training"][-1]
-    extra = peak["training"] - peak["inference"]
+    weights, residual = last["weights"], last["state"]
+    extra = statistics.median(t - i for t, i in zip(peaks["training"], peaks["inference"], strict=True))
     return {
         "dtype": dtype,
-        "peak": peak,
-        "peaks": {kind: [one["peak"] for one in list_] for kind, list_ in found.items()},
-        "weights": last["weights"],
+        "method": method,
+        "executor": executor,
+        "rows": ROWS,
+        "tokens": TOKENS,
+        "inference_rows": ROWS * (1 if executor == "swap" else 2),
+        "peaks": peaks,
+        "allocated": allocated,
+        "weights": weights,
         "largest_module": last["largest_module"],
-        "residual": last["state"],
+        "residual": residual,
         "ratio": {
-            "all": extra / last["weights"],
-            "without_residual": (extra - last["state"]) / last["weights"],
-            "largest_module": last["largest_module"] / last["weights"],
+            "all": extra / weights,
+            "without_residual": (extra - residual) / weights,
+            "allocated": (allocated["training"] - allocated["inference"] - residual) / weights,
+            "largest_module": last["largest_module"] / weights,
         },
     }
 
 
-def child(kind: str, dtype: str, model_name: str, threads: int) -> dict[str, int]:
-    """The peak of a few evaluations or steps after loading."""
-    torch.set_num_threads(threads)
-    warm = ParameterSpace(
-        [ParameterSpace.site("warm", torch.nn.Parameter(torch.ones(1 << 21, dtype=getattr(torch, dtype))))]
-    )
-    closure = lambda: warm.sites[0].parameter.sum()  # noqa: E731
-    one = Run(torch.nn.Identity(), warm, MeZO(law="rademacher"), Closure(), Swap(), steps=2)
-    one.step(closure), one.step(closure)  # the kernels are part of both processes
-    settings = Settings(model=model_name, threads=threads)
+def child(kind: str, dtype: str, method: str, executor: str, how: str, settings: Settings) -> dict[str, int]:
+    """The peak of a few evaluations or steps after loading, of the process or of what torch allocates."""
+    torch.set_num_threads(settings.threads)
+    choose = {"batched": Batched, "unchecked": lambda: Batched(check=False), "swap": Swap}[executor]
+    # compiled kernels, imported modules and threads are part of both processes
+    tiny = load(Settings(small=True), dtype)
+    warm = Run(tiny, ParameterSpace.of(tiny), recipe(method), objective(), choose(), steps=2)
+    warm.step(rows(2, 8)), warm.step(rows(2, 8))
     model = load(settings, dtype)
     batch, state = rows(ROWS, TOKENS), 0
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on, not from loading
     space = ParameterSpace.of(model)
-    if kind == "inference":
-        for _ in range(6):
-            forward(model, batch)
-    else:
-        run = Run(model, space, MeZO(lr=1e-7, law="rademacher"), objective(), Swap(), steps=3)
-        for _ in range(3):
+
+    def inference() -> None:
+        for _ in range(STEPS):
+            forward(model, batch if executor == "swap" else batch * 2)
+
+    def training() -> None:
+        nonlocal state
+        run = Run(model, space, recipe(method), objective(), choose(), steps=STEPS)
+        for _ in range(STEPS):
             run.step(batch)
         state = run.state.nbytes
-    peak = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
-    assert peak
+
+    work = inference if kind == "inference" else training
+    peak = resident(work) if how == "resident" else allocated(work)
     return {
-        "peak": int(peak[1]) * 1024,
+        "peak": peak,
         "weights": sum(p.numel() * p.element_size() for p in model.parameters()),
         "largest_module": largest_module(model, space),
         "state": state,
     }
 
 
+def resident(work: Callable[[], object]) -> int:
+    """Largest resident memory of the process from here on, in bytes."""
+    Path("/proc/self/clear_refs").write_text("5")  # loading is not what is measured
+    work()
+    peak = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
+    assert peak
+    return int(peak[1]) * 1024
+
+
+def allocated(work: Callable[[], object]) -> int:
+    """Most bytes of torch's CPU allocator that were alive at once, of those allocated from here on.
+
+    Every allocation and release that the profiler saw, added up; what a kernel allocates inside is among them, what
+    numba does (tiles of some kilobytes) is not.
+    """
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
+        work()
+    alive = most = 0
+    for event in seen.profiler.kineto_results.events():  # type: ignore[union-attr]
+        if event.name() == "[memory]":
+            alive += event.nbytes()
+            most = max(most, alive)
+    return most
+
+
 if __name__ == "__main__":
-    print(json.dumps(child(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))))
+    *words, threads, size = sys.argv[1:]
+    print(json.dumps(child(*words, Settings(threads=int(threads), small=size == "small"))))

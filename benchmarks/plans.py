@@ -4,14 +4,16 @@ import dataclasses
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from benchmarks.common import Row, Settings, objective, rows
-from benchmarks.steps import Stepper
+from benchmarks.steps import Stepper, recipe
 
 from zerothorder.data import load_model
+from zerothorder.execution.batched import Batched
 from zerothorder.plan import PlanConfig, make_plan
 from zerothorder.point import Values
 
@@ -21,6 +23,12 @@ class Head:
 
     def prepare(self, model: Any, batch: list[Row], key: Any) -> torch.Tensor:
         return torch.tensor([row.prompt for row in batch])
+
+    def count(self, ids: torch.Tensor) -> int:
+        return len(ids)
+
+    def select(self, ids: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+        return ids[list(rows)]
 
     def evaluate(self, model: Any, ids: torch.Tensor) -> Values:
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float()
@@ -42,7 +50,9 @@ def measure(
             model=name, dtype=dtype, batch_size=count, tokens=tokens, law="rademacher", head=head,
             threads=settings.threads,
         )  # fmt: skip
-        stepper = Stepper(model, "rademacher", Path(scratch), Head() if head else objective())
+        stepper = Stepper(
+            model, recipe("mezo", law="rademacher"), Batched(), Path(scratch), Head() if head else objective()
+        )
         batch = rows(count, tokens)
         stepper.step(batch)
         predicted: list[float] = []
@@ -66,6 +76,7 @@ def measure(
         "predicted": predicted,
         "measured": measured,
         "clocks": clocks,
+        "alone": stepper.alone,
         "ratio": {"time": medians[0] / medians[1]},
     }
 

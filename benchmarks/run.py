@@ -4,9 +4,11 @@
     python benchmarks/run.py --only step- pass-     names that begin like this
     python benchmarks/run.py --again                everything anew
     python benchmarks/run.py --page                 the page alone
-    python benchmarks/run.py --try FOLDER           one thread, few repeats, results to FOLDER: does it work?
+    python benchmarks/run.py --try FOLDER           tiny models, one thread, few repeats, results and page to FOLDER:
+                                                    does it work? (`plan-` takes the real models all the same)
 
-Every measurement is a process of its own, of less than six minutes, and is written as soon as it is there.
+Every measurement is a process of its own, of less than six minutes, and is written as soon as it is there. Where the
+machine is too slow for seven rounds in that time there are fewer, and the page says so.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,23 +24,37 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 DTYPES = ("float32", "bfloat16")
+SHAPES = (1, 4, 16)
+MINUTES = 5.2
+"""No further round begins that would end after this; rounds are few, not measurements long, on a slow machine."""
+
+Measurement = Callable[[Any], dict[str, Any]]
 
 
-def measurements() -> dict[str, Callable[[Any], dict[str, Any]]]:
+def measurements() -> dict[str, Measurement]:
     """Name → measurement, in the order in which they run."""
-    from benchmarks import ledgers, memory, passes, plans, steps, together
+    from benchmarks import keys, ledgers, memory, passes, plans, populations, replays
 
-    found: dict[str, Callable[[Any], dict[str, Any]]] = {}
+    found: dict[str, Measurement] = {}
     for dtype in DTYPES:
         found[f"pass-{dtype}"] = lambda s, d=dtype: passes.measure(s, d)
     for dtype in DTYPES:
-        for count in (16, 4):
-            found[f"step-{dtype}-{count}x64"] = lambda s, d=dtype, n=count: steps.measure(s, d, n, 64)
+        found |= _steps(dtype)
     for dtype in DTYPES:
-        for count in (4, 1):
-            found[f"together-{dtype}-{count}x64"] = lambda s, d=dtype, n=count: together.measure(s, d, n, 64)
+        for method in ("low-rank", "spsa", "plain"):
+            found[f"population-{dtype}-{method}"] = lambda s, d=dtype, m=method: populations.measure(s, d, m)
     for dtype in DTYPES:
-        found[f"memory-{dtype}"] = lambda s, d=dtype: memory.measure(s, d, min(5, s.repeats))
+        found[f"memory-{dtype}"] = lambda s, d=dtype: memory.measure(s, d, "spsa", "swap", min(5, s.repeats))
+        for method, executor in (*((m, "batched") for m in ("low-rank", "spsa", "mezo")), ("low-rank", "unchecked")):
+            name = f"memory-{dtype}-{method}" + ("-unchecked" if executor == "unchecked" else "")
+            found[name] = lambda s, d=dtype, m=method, e=executor: memory.measure(s, d, m, e, min(5, s.repeats))
+    for dtype in DTYPES:
+        for method in ("low-rank", "spsa"):
+            found[f"replay-{dtype}-{method}"] = lambda s, d=dtype, m=method: replays.measure(s, d, m)
+    for dtype in DTYPES:
+        for method in ("low-rank", "spsa", "mezo"):
+            found[f"keys-{dtype}-{method}"] = lambda s, d=dtype, m=method: keys.measure(s, d, m)
+    for dtype in DTYPES:
         found[f"ledger-{dtype}"] = lambda s, d=dtype: ledgers.measure(s, d)
     for model, dtype, count in (
         ("smollm2-135m", "float32", 16), ("smollm2-135m", "bfloat16", 16), ("smollm2-135m", "float32", 4),
@@ -47,12 +64,33 @@ def measurements() -> dict[str, Callable[[Any], dict[str, Any]]]:
     return found
 
 
+def _steps(dtype: str) -> dict[str, Measurement]:
+    """Our steps and the plain loops; at 16 rows in two halves, each with its own two forwards, which bind them."""
+    from benchmarks import steps
+
+    found: dict[str, Measurement] = {}
+    for family in ("smollm2", "opt"):
+        for count in SHAPES:
+            parts = {"step": steps.OWN, "peers": ("low-rank", *steps.PEERS)}
+            if count < max(SHAPES):
+                parts = {"step": (*steps.OWN, *steps.PEERS)}
+            for part, tasks in parts.items():
+                found[f"{part}-{dtype}-{count}x64-{family}"] = lambda s, n=count, f=family, t=tasks: steps.measure(
+                    s, dtype, n, 64, f, tasks=t
+                )
+    found[f"step-{dtype}-4x64-smollm2-lm"] = lambda s: steps.measure(s, dtype, 4, 64, loss="lm")
+    return found
+
+
 def one(name: str, folder: Path, small: bool) -> None:
     """Measure in this process and write the result."""
     import torch
     from benchmarks.common import Settings, environment
 
-    settings = Settings(repeats=2, threads=1) if small else Settings(threads=min(2, os.cpu_count() or 1))
+    until = time.perf_counter() + 60 * MINUTES
+    settings = Settings(threads=min(2, os.cpu_count() or 1), until=until)
+    if small:
+        settings = Settings(repeats=2, threads=1, small=True)
     torch.set_num_threads(settings.threads)
     before = os.getloadavg()
     began = datetime.now(UTC)
@@ -77,14 +115,14 @@ def one(name: str, folder: Path, small: bool) -> None:
 
 def main() -> int:
     from benchmarks.common import RESULTS
-    from benchmarks.page import write_page
+    from benchmarks.page import PAGE, write_page
 
     parser = argparse.ArgumentParser(description="the committed measurements, again on this machine")
     parser.add_argument("--only", nargs="*", default=[""], help="names that begin with one of these words")
     parser.add_argument("--again", action="store_true", help="also what has a result already")
     parser.add_argument("--page", action="store_true", help="write docs/benchmarks.md from the results and stop")
     parser.add_argument("--list", action="store_true", help="print the names and stop")
-    parser.add_argument("--try", dest="folder", type=Path, help="tiny settings, results to this folder, no page")
+    parser.add_argument("--try", dest="folder", type=Path, help="tiny settings, results and page to this folder")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
     folder = given.folder or RESULTS
@@ -103,8 +141,7 @@ def main() -> int:
         failed += bool(
             subprocess.run(command + (["--try", str(folder)] if given.folder else []), check=False).returncode
         )
-    if given.folder is None:
-        write_page()
+    write_page(folder, given.folder or PAGE.parent, list(measurements()))
     return 1 if failed else 0
 
 

@@ -141,18 +141,23 @@ def canvas(last_step: float, unit: str = "") -> "Iterator[Canvas]":
         yield drawing
 
 
-def bars(rows: Sequence[tuple[str, float, str, str]]) -> str:
-    """Horizontal bars, the first on top: (name, length, what stands at its end, colour). The SVG."""
+def bars(rows: Sequence[tuple[str, float, str, str]], *, names: float = NAMES, level: float | None = None) -> str:
+    """Horizontal bars, the first on top: (name, length, what stands at its end, colour). The SVG.
+
+    `names`: room for the names, in inches. `level`: a length to compare with, as a line through all bars.
+    """
     height = TOP + BAR * len(rows) + TOP
     with _sheet(height) as drawing:
         axes, places = drawing.axes, range(len(rows))
         drawing.figure.subplots_adjust(
-            left=NAMES / WIDTH, right=1 - RIGHT / WIDTH, bottom=TOP / height, top=1 - TOP / height
+            left=names / WIDTH, right=1 - RIGHT / WIDTH, bottom=TOP / height, top=1 - TOP / height
         )
-        longest = max(length for _, length, _, _ in rows) or 1.0
+        longest = max(*(length for _, length, _, _ in rows), level or 0.0) or 1.0
         axes.barh(places, [length for _, length, _, _ in rows], height=0.7, color=[colour for *_, colour in rows])
         for place, (_, length, words, _) in enumerate(rows):
             axes.text(length + 0.01 * longest, place, words, va="center", color=MUTED)
+        if level is not None:
+            axes.axvline(level, color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
         axes.set_yticks(places, [name for name, *_ in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlim(0, 1.12 * longest)  # room for the words behind the longest
