@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
 from zerothorder.execution import Surroundings
-from zerothorder.execution.carried import Carry, carrier, linear
+from zerothorder.execution.carried import Carry, carrier, embedding, linear
 from zerothorder.execution.copies import Copies
 from zerothorder.execution.first_layers import FirstLayers
 from zerothorder.execution.interrupts import Interrupts
@@ -132,6 +132,8 @@ class Visit:
             return self._exchanged(self.alone, module, sites, args, kwargs)
         if self.first_layers is not None:
             self.first_layers.met()
+        if self.carries.get(module, (None,))[0] is embedding and len(args) == 1:
+            args = (self._for_every_row(args[0]),)
         self._tell_apart(module, args, kwargs)
         if module in self.carries and len(args) == 1 and not kwargs and self._cut(args[0]):
             found = self._carried(module, args[0])
@@ -150,6 +152,12 @@ class Visit:
                 self.alone = None
         shared, name = not holds(self._cut, (args, kwargs)), self.kinds[module].__name__
         return joined(outs, lambda parts: self._side_by_side(parts, shared, name))
+
+    def _for_every_row(self, places: Any) -> Any:
+        """Positions looked up once for all rows, (1, length): each point's rows look them up in its own table."""
+        if isinstance(places, Tensor) and places.ndim == 2 and places.shape[0] == 1:
+            return places.expand(len(self.copies) * self.rows, -1)
+        return places
 
     def _carried(self, module: nn.Module, x: Any) -> Tensor | None:
         """What the layer gives, or what its hooks make of it; None where a hook must see each point's weights."""
