@@ -67,4 +67,6 @@ def folded(found: tuple[Tensor, Tensor, float], terms: Sequence[tuple[Key | str,
     """A (m, K) with the coefficients in it, and B (K, n): each coefficient times s is rounded before it meets A."""
     a, b, s = found
     scale = torch.tensor([coefficient * s for _, coefficient in terms], dtype=a.dtype, device=a.device)
-    return (a * scale.repeat_interleave(a.shape[1] // len(terms))).contiguous(), b
+    if len(terms) > 1:
+        scale = scale.repeat_interleave(a.shape[1] // len(terms))
+    return (a * scale).contiguous(), b
