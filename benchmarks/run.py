@@ -12,6 +12,7 @@ machine is too slow for seven rounds in that time there are fewer, and the page 
 """
 
 import argparse
+import faulthandler
 import json
 import os
 import subprocess
@@ -27,6 +28,8 @@ DTYPES = ("float32", "bfloat16")
 SHAPES = (1, 4, 16)
 MINUTES = 5.2
 """No further round begins that would end after this; rounds are few, not measurements long, on a slow machine."""
+HANGS = 10
+"""Minutes after which a measurement is given up: it tells where it stands, and the next one begins."""
 
 Measurement = Callable[[Any], dict[str, Any]]
 
@@ -87,6 +90,7 @@ def one(name: str, folder: Path, small: bool) -> None:
     import torch
     from benchmarks.common import Settings, environment
 
+    faulthandler.dump_traceback_later(60 * HANGS, exit=True)
     until = time.perf_counter() + 60 * MINUTES
     settings = Settings(threads=min(2, os.cpu_count() or 1), until=until)
     if small:
