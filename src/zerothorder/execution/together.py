@@ -24,6 +24,8 @@ PRIMES = (1, 2, 3, 5, 7, 11)
 """Rows of the pass that tells what is a batch: the largest number here that a batch has."""
 SHARE = 0.1
 """Size of the perturbations: this share of a site's rms, so that 16-bit weights and activations show it."""
+HARDER = 8.0
+"""How much larger a perturbation is that shall confirm a difference."""
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 0.02}
 """Largest error as a share of the effect, by dtype of the weights; 16-bit activations are rounded otherwise in a
 larger batch."""
@@ -92,15 +94,18 @@ def check_together(
         bound = replace(around, space=ParameterSpace(space))
         return torch.stack([v.value.double() for v in executor.evaluate(points, objective, batches, key, bound)])
 
-    def differs(space: Sequence[Site], draws: int, alone: "Batched | None" = None) -> bool:
-        coefficients = [(draw, sign) for draw in range(draws) for sign in (1.0, -1.0)]
+    def differs(space: Sequence[Site], draws: int, alone: "Batched | None" = None, times: float = 1.0) -> bool:
+        coefficients = [(draw, sign * times) for draw in range(draws) for sign in (1.0, -1.0)]
         alone = alone or fresh()
         found, truth = look(alone, space, coefficients), look(batched.swap, space, coefficients)
         if alone.reason is not None:
             batched.reason = alone.reason
             return False
         effect, error = (truth - base).square().mean().sqrt(), (found - truth).square().mean().sqrt()
-        return not bool(error <= tolerance * effect + 4 * noise)
+        if error <= tolerance * effect + 4 * noise:
+            return False
+        # what rounding makes of a small effect is small beside a large one; a wrong value is not
+        return times >= HARDER or differs(space, draws, alone, HARDER)
 
     def fresh(singly: frozenset[str] = frozenset()) -> "Batched":
         found = batched.again(check=False)
