@@ -18,8 +18,19 @@ CHECKS = {
         *("trap: 16-bit updates", "trap: tied weights", "trap: dropout", "trap: LoRA at B = 0"),
         *("trap: ε of a scheme", "trap: NaN"),
     ),
+    "SPSA": ("estimate", "law", "moments", "nothing else", "replay"),
+    "Low-rank SPSA": (
+        *(f"EGGROLL {n}" for n in range(1, 8)),
+        "EGGROLL trap: keys",
+        *(f"batched {n}" for n in range(1, 9)),
+        *("batched trap: dropout, batch norm", "batched trap: cache", "batched trap: masks and positions"),
+        "batched trap: small matrices",
+    ),
 }
-"""What the card of each method asks for, by the method's heading."""
+"""What the card of each method asks for, by the method's heading; of SPSA, which has none, the page says what."""
+
+FILES = {"MeZO": "test_mezo.py", "SPSA": "test_spsa.py", "Low-rank SPSA": "test_low_rank.py"}
+"""The tests of each recipe by itself: every one of them stands for a check."""
 
 SECTIONS = ("Settings", "What the official code does differently", "What was reproduced", "Card check to test")
 
@@ -84,10 +95,13 @@ def test_a_hole_in_the_map_is_found() -> None:
     assert faults(whole, {**found, "8": found["1"]}) == ["'8' is no check of the card"]
 
 
-def test_every_test_of_mezo_stands_for_a_check() -> None:
-    cited = {test for ids in mapped("MeZO").values() for test in ids}
-    tests = {name for name in functions_of("tests/recipes/test_mezo.py") if name.startswith("test_")}
-    assert {f"tests/recipes/test_mezo.py::{name}" for name in tests} <= cited
+@pytest.mark.parametrize("heading", CHECKS)
+def test_every_test_of_a_recipe_stands_for_a_check(heading: str) -> None:
+    cited = {test for ids in mapped(heading).values() for test in ids}
+    path = f"tests/recipes/{FILES[heading]}"
+    tests = {name for name in functions_of(path) if name.startswith("test_")}
+    assert tests
+    assert {f"{path}::{name}" for name in tests} <= cited
 
 
 def test_every_recipe_has_an_entry_with_its_sections_and_its_paper() -> None:
@@ -99,20 +113,30 @@ def test_every_recipe_has_an_entry_with_its_sections_and_its_paper() -> None:
         assert row.recipe.paper.rpartition("arXiv ")[2] in entry(heading)
 
 
-def commands() -> list[list[str]]:
-    """The `zo train` commands of the page, run or not."""
+def commands(heading: str) -> list[list[str]]:
+    """The `zo train` commands of a method's entry, run or not."""
     import shlex
 
-    joined = re.sub(r"\\\n> *", "", PAGE)
+    joined = re.sub(r"\\\n> *", "", entry(heading))
     return [shlex.split(line)[2:] for line in re.findall(r"^\$ (zo train .*)$", joined, re.MULTILINE)]
 
 
-def test_the_commands_are_ones_that_zo_takes_with_the_settings_of_the_scheme() -> None:
+@pytest.mark.parametrize(
+    ("heading", "recipe", "settings"),
+    [
+        ("MeZO", "mezo", [("full", {}), ("lora", {}), ("prefix", {})]),
+        ("SPSA", "spsa", [("full", {})]),
+        ("Low-rank SPSA", "low-rank", [("full", {}), ("full", {"law": "gaussian"})]),
+    ],
+)
+def test_the_commands_are_ones_that_zo_takes_with_the_settings_of_the_scheme(
+    heading: str, recipe: str, settings: list[tuple[str, dict[str, str]]]
+) -> None:
     from zerothorder.cli.train import read_flags
 
-    made = [read_flags(words)[0] for words in commands()]
-    assert [config.scheme for config in made] == ["full", "lora", "prefix"]
-    for config in made:
-        recipe = catalogue.build(config.recipe, config.scheme, **config.recipe_settings())
-        assert recipe == catalogue.build("mezo", config.scheme)  # the paper's settings are the defaults
+    made = [read_flags(words)[0] for words in commands(heading)]
+    assert [(config.recipe, config.scheme) for config in made] == [(recipe, scheme) for scheme, _ in settings]
+    for config, (scheme, own) in zip(made, settings, strict=True):
+        built = catalogue.build(config.recipe, config.scheme, **config.recipe_settings())
+        assert built == catalogue.build(recipe, scheme, **own)  # the paper's settings are the defaults
         assert (config.steps, config.batch_size) == (20_000, 16)

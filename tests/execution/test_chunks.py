@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from many_points import DIRECTIONS, KEY, bind, key, look, pairs, shaken
-from small_families import Mean, build, images, text
+from small_families import Generated, Mean, build, images, text
 from zerothorder.execution import Surroundings
 from zerothorder.execution.batched import Batched
 from zerothorder.execution.check import check_sites
@@ -136,3 +136,20 @@ def test_micro_batches_and_rows(name: str, law: str) -> None:
         points = [replace(point, rows=some) for point in POINTS]
         values = look(Batched(owners, check=False), bound, batch, points, Mean())
         assert torch.allclose(values, found[:, list(some)], rtol=0, atol=ERROR)
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("name", ["decoder", "decoder, GPT-2"])
+def test_generation_keeps_what_it_has_read_a_point(name: str, law: str) -> None:
+    """Points choose tokens of their own, so what a row has read differs from point to point."""
+    bound, batch, owners, _ = whole(name, law)
+    points, objective = pairs(3, 0.2), Generated()
+    executor = Batched(owners)
+    for copies in (None, 4):
+        executor.copies = copies
+        found = look(executor, bound, batch, points, objective)
+        assert torch.allclose(found, look(Copy(), bound, batch, points, objective), rtol=0, atol=ERROR)
+    assert executor.reason is None
+    look(Batched(owners, check=False), bound, batch, points, objective)
+    tokens = objective.tokens.view(len(points), 3, -1)
+    assert len({tuple(rows.flatten().tolist()) for rows in tokens}) > 1
