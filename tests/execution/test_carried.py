@@ -320,6 +320,25 @@ def test_what_is_not_the_known_layer_runs_point_by_point(name: str, law: str) ->
     assert executor.one_by_one == {type(model.layer).__name__}
 
 
+@pytest.mark.parametrize("name", ["linear", "layer norm", "llama's norm"])
+def test_a_hook_that_says_it_reads_no_weights_runs_once_for_all(name: str) -> None:
+    make, batch = CARRIED[name]
+    model = shaken(make())
+    calls: list[int] = []
+
+    def square(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        calls.append(len(args[0]))
+        return (args[0].square() + 1,)
+
+    square.input_only = True  # type: ignore[attr-defined]
+    model.layer.register_forward_pre_hook(square)  # type: ignore[union-attr]
+    bound, x, points, executor = bind(model), {"x": batch()}, pairs(2), Batched(check=False)
+    found = look(executor, bound, x, points)
+    assert calls == [ROWS * len(points)]
+    assert executor.one_by_one == set()
+    same(found, truth(bound, x, points))
+
+
 def test_a_hook_on_all_modules_of_the_process_sees_each_point() -> None:
     model = shaken(Layer(nn.Linear(12, 16)))
     bound, x, points = bind(model), {"x": tokens()}, pairs(1)

@@ -97,6 +97,7 @@ def test_on_a_linear_loss_rho_is_the_slope_along_z_at_any_eps(rank: int, eps: fl
     run = Run(model, ParameterSpace.of(model), LowRankSPSA(lr=0.0, eps=eps, rank=rank, law=law), Linear(), executor())
     z = {site.name: explicit(run.direction, site, Key("z", 0), State()) for site in run.space}
     assert torch.linalg.matrix_rank(z["matrix"]) == rank
+    assert (z["vector"].abs() == 1).all() == (law == "rademacher")
     expected = float(((x @ z["matrix"].T).sum(1) + x[:, 0] * z["vector"].sum()).mean())
     assert run.step(x).terms[0][1] == pytest.approx(expected, rel=1e-5)
 
