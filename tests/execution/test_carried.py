@@ -18,7 +18,6 @@ from zerothorder.space import ParameterSpace, Site, shard_segments
 
 ROWS = 2
 POINTS: dict[str, list[Point]] = {
-    "one pair": pairs(1),
     "three pairs": pairs(3),
     "one-sided": [Point(), *(Point(((key(j), 0.05 + j / 100),)) for j in range(3))],
     "several terms": [
@@ -163,8 +162,8 @@ def same(found: Tensor, expected: Tensor, error: float = 1e-12) -> None:
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_at_many_points_is_that_many_layers(name: str, law: str) -> None:
     make, batch = LAYERS[name]
+    bound, x = bind(shaken(make()), DIRECTIONS[law]), {"x": batch()}
     for points in POINTS.values():
-        bound, x = bind(shaken(make()), DIRECTIONS[law]), {"x": batch()}
         expected = truth(bound, x, points)
         executor = Batched(check=False)
         same(look(executor, bound, x, points), expected)
