@@ -18,7 +18,6 @@ from zerothorder.space import ParameterSpace, Site, shard_segments
 
 ROWS = 2
 POINTS: dict[str, list[Point]] = {
-    "one pair": pairs(1),
     "three pairs": pairs(3),
     "one-sided": [Point(), *(Point(((key(j), 0.05 + j / 100),)) for j in range(3))],
     "several terms": [
@@ -163,8 +162,8 @@ def same(found: Tensor, expected: Tensor, error: float = 1e-12) -> None:
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_at_many_points_is_that_many_layers(name: str, law: str) -> None:
     make, batch = LAYERS[name]
+    bound, x = bind(shaken(make()), DIRECTIONS[law]), {"x": batch()}
     for points in POINTS.values():
-        bound, x = bind(shaken(make()), DIRECTIONS[law]), {"x": batch()}
         expected = truth(bound, x, points)
         executor = Batched(check=False)
         same(look(executor, bound, x, points), expected)
@@ -318,6 +317,25 @@ def test_what_is_not_the_known_layer_runs_point_by_point(name: str, law: str) ->
     same(look(executor, bound, x, points), look(Copy(), bound, x, points), 1e-12)
     assert executor.reason is None
     assert executor.one_by_one == {type(model.layer).__name__}
+
+
+@pytest.mark.parametrize("name", ["linear", "layer norm", "llama's norm"])
+def test_a_hook_that_says_it_reads_no_weights_runs_once_for_all(name: str) -> None:
+    make, batch = CARRIED[name]
+    model = shaken(make())
+    calls: list[int] = []
+
+    def square(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        calls.append(len(args[0]))
+        return (args[0].square() + 1,)
+
+    square.input_only = True  # type: ignore[attr-defined]
+    model.layer.register_forward_pre_hook(square)  # type: ignore[union-attr]
+    bound, x, points, executor = bind(model), {"x": batch()}, pairs(2), Batched(check=False)
+    found = look(executor, bound, x, points)
+    assert calls == [ROWS * len(points)]
+    assert executor.one_by_one == set()
+    same(found, truth(bound, x, points))
 
 
 def test_a_hook_on_all_modules_of_the_process_sees_each_point() -> None:

@@ -97,6 +97,7 @@ def test_on_a_linear_loss_rho_is_the_slope_along_z_at_any_eps(rank: int, eps: fl
     run = Run(model, ParameterSpace.of(model), LowRankSPSA(lr=0.0, eps=eps, rank=rank, law=law), Linear(), executor())
     z = {site.name: explicit(run.direction, site, Key("z", 0), State()) for site in run.space}
     assert torch.linalg.matrix_rank(z["matrix"]) == rank
+    assert (z["vector"].abs() == 1).all() == (law == "rademacher")
     expected = float(((x @ z["matrix"].T).sum(1) + x[:, 0] * z["vector"].sum()).mean())
     assert run.step(x).terms[0][1] == pytest.approx(expected, rel=1e-5)
 
@@ -215,20 +216,18 @@ def final_loss(recipe: MeZO, seed: int) -> float:
     return Regression().evaluate(model, torch.arange(300)).mean()
 
 
-@pytest.mark.parametrize(("law", "share"), [("rademacher", 0.15), ("gaussian", 0.3)])
-def test_at_equal_forwards_low_rank_ends_where_dense_does(law: Any, share: float) -> None:
-    """Paired over 5 seeds at rank 1: the means differ by less than 3 standard errors and by that share of the progress.
+def test_at_equal_forwards_low_rank_ends_where_dense_does() -> None:
+    """Paired over 5 seeds at rank 1: the means differ by less than 3 standard errors and 0.15 of the progress.
 
-    Gaussian factors pay 12 % more variance at 40 × 30 and ended 0.04 higher, where dense draws gained 0.25; signs pay
-    nothing and ended 0.01 higher, of 0.31.
+    Signs, which pay nothing for the rank: low rank ended 0.01 higher, where dense draws gained 0.31.
     """
-    sizes: dict[str, Any] = {"eps": 1e-3, "draws": 8, "law": law}
+    sizes: dict[str, Any] = {"eps": 1e-3, "draws": 8, "law": "rademacher"}
     dense = torch.tensor([final_loss(MeZO(lr=0.06, **sizes), seed) for seed in range(5)])
     low = torch.tensor([final_loss(LowRankSPSA(lr=0.06, **sizes), seed) for seed in range(5)])
     progress, difference = math.log(30) - float(dense.mean()), low - dense
     assert progress > 0.2
     assert abs(float(difference.mean())) < 3 * float(difference.std()) / 5**0.5
-    assert abs(float(difference.mean())) < share * progress
+    assert abs(float(difference.mean())) < 0.15 * progress
     # a scale of z that is wrong by a factor of 4 in the step would show
     slow = torch.tensor([final_loss(LowRankSPSA(lr=0.015, **sizes), seed) for seed in range(2)])
-    assert float((slow - dense[:2]).mean()) > share * progress
+    assert float((slow - dense[:2]).mean()) > 0.15 * progress

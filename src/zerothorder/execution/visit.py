@@ -78,8 +78,7 @@ class Visit:
             by_id = {id(site.parameter): site for site in sites}
             own = {n: by_id[id(p)] for n, p in module.named_parameters(recurse=False) if id(p) in by_id}
             carry = carrier(type(module))
-            # a forward of this one module, weights that another tensor computes: not the layer that is known
-            usual = "forward" not in vars(module) and set(own) <= {"weight", "bias"}
+            usual = "forward" not in vars(module)  # one module's own forward may compute anything
             if carry is not None and usual and len(own) == len(sites) and type(module).__name__ not in self.singly:
                 self.carries[module] = (carry, own)
             _ACTIVE[id(module)] = self
