@@ -8,9 +8,11 @@ from zerothorder.errors import UsageError
 from zerothorder.estimate import Step
 from zerothorder.execution.batched import Batched
 from zerothorder.execution.check import check_sites
+from zerothorder.execution.evaluate import seeded
 from zerothorder.execution.resolution import lost_share
 from zerothorder.execution.swap import Swap
-from zerothorder.key import run_key
+from zerothorder.key import Key, run_key
+from zerothorder.point import Point
 from zerothorder.recipe import Recipe
 from zerothorder.reporter import Reporter
 from zerothorder.run import Run
@@ -36,10 +38,10 @@ def check_resolution(
         note(f"{what}; a larger --eps or --dtype float32 would reach them")
 
 
-def check_executor(run: Run, batch: Any, mode: Literal["sites", "joint", "off"], report: Reporter) -> dict[str, str]:
-    """Compare `Swap` with `Copy` on a few rows; tells what it found, and returns the owners the executor now knows."""
+def check_executor(run: Run, batch: Any, mode: Literal["sites", "joint", "off"], report: Reporter) -> dict[str, Any]:
+    """Compare `Swap` with `Copy` on a few rows; tells what it found, and returns what a resumed run shall know."""
     if mode == "off" or not isinstance(run.executor, Swap | Batched):
-        return {}
+        return {"owners": {}}
     found = check_sites(
         run.around, run.objective, batch, mode=mode,
         progress=lambda done, total: report.progress("checking", done, total),
@@ -47,4 +49,12 @@ def check_executor(run: Run, batch: Any, mode: Literal["sites", "joint", "off"],
     for sentence in found.sentences():
         report.note(sentence)
     run.executor = run.executor.again(found.owners)
-    return dict(found.owners)
+    if isinstance(run.executor, Batched):
+        report.progress("checking points together", 0, 1)
+        model, key = run.model, Key("check", 0)
+        with run.around.meter.watching(model), seeded(key, run.direction.run_key, model):
+            prepared = {"main": run.objective.prepare(model, batch, key)}
+        run.executor.evaluate([Point(), Point()], run.objective, prepared, key, run.around)  # checks itself first
+        report.progress("checking points together", 1, 1)
+        return {"owners": dict(found.owners), **run.executor.findings(model)}
+    return {"owners": dict(found.owners)}

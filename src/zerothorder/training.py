@@ -112,15 +112,17 @@ class Training:
             run.around.meter.examples, run.around.meter.tokens = last["forwards"], last["tokens"]
         for entry in run.ledger.past[self._journal.next_step :]:
             self._write(_row(entry))  # written and applied, but killed before its row
-        owners = before.get("owners")
+        owners, found = before.get("owners"), {}
         if owners is None:
             # short ones: hundreds of evaluations, and a site that is read at all is read in a short text too
             few = sorted(examples[:_CHECKED_FROM], key=lambda example: len(example.prompt))[:_CHECKED]
-            owners = check_executor(run, few, config.check, self.report)
-        elif isinstance(run.executor, Swap | Batched):
+            found = check_executor(run, few, config.check, self.report)
+        elif isinstance(run.executor, Batched):
+            run.executor = run.executor.restored(owners, before)
+        elif isinstance(run.executor, Swap):
             run.executor = run.executor.again(owners)
         if not before:
-            environment.save(config.output, now | {"owners": owners})
+            environment.save(config.output, now | found)
 
     def _tell_executor(self) -> None:
         """Once: how the executor evaluates points, where that is not as the user expects."""

@@ -55,7 +55,7 @@ class Batched:
         self.swap = Swap(owners)
         self.copies, self.singly, self.unchecked = copies, frozenset(singly), check
         self.reason: str | None = None
-        self.shared: nn.Module | bool | None = None
+        self.shared: nn.Module | str | bool | None = None
         self.one_by_one: set[str] = set()
         self.rowless: set[tuple[nn.Module, Path]] = set()
         self._known: tuple[nn.Module, ParameterSpace, Any] | None = None
@@ -63,6 +63,18 @@ class Batched:
     def again(self, owners: Mapping[str, str] | None = None, *, check: bool = True) -> "Batched":
         """A fresh one with the same settings."""
         return Batched(self.owners if owners is None else owners, copies=self.copies, singly=self.singly, check=check)
+
+    def findings(self, model: nn.Module) -> dict[str, Any]:
+        """What was found out so far, as JSON holds it, for `restored`: a resumed run evaluates points as before."""
+        shared = next((name for name, module in named_modules(model) if module is self.shared), False)
+        return {"singly": sorted(self.singly), "one_by_one": self.reason, "shared": shared}
+
+    def restored(self, owners: Mapping[str, str], findings: Mapping[str, Any]) -> "Batched":
+        """A fresh one that knows what an earlier one found, and does not check again."""
+        found = self.again(owners, check="singly" not in findings and self.unchecked)
+        found.singly, found.reason = frozenset(findings.get("singly", ())), findings.get("one_by_one")
+        found.shared = findings.get("shared")
+        return found
 
     def sentences(self) -> list[str]:
         """What a user should know of how points are evaluated; nothing where all is as expected."""
@@ -96,6 +108,8 @@ class Batched:
             return [Values.joined(values) for values in zip(*parts, strict=True)]
         if self.reason is None:
             self.reason = _obstacle(points, objective, around.model)
+        if isinstance(self.shared, str):
+            self.shared = dict(named_modules(around.model)).get(self.shared, False)
         plan, whole = self._owned(around)
         if whole and self.reason is None:
             self.reason = f"{whole[0].name} is read outside the modules that are called"
@@ -142,7 +156,7 @@ class Batched:
         with Interrupts() as interrupts, around.meter.watching(around.model):
             visit = Visit(points, len(rows), around, interrupts, self.swap.scratch, self.singly, self.rowless)
             try:
-                visit.install(plan, self.shared)
+                visit.install(plan, None if isinstance(self.shared, str) else self.shared)
                 with seeded(key, around.direction.run_key, around.model), interrupts.heard():
                     found = value_at(around.model, copies, objective, dict(batches))
             finally:

@@ -92,7 +92,9 @@ def check_together(
     ) -> Tensor:
         points = [Point(((Key("check", 0, draw), c),) if c else (), point.on, rows) for draw, c in coefficients]
         bound = replace(around, space=ParameterSpace(space))
-        return torch.stack([v.value.double() for v in executor.evaluate(points, objective, batches, key, bound)])
+        found = executor.evaluate(points, objective, batches, key, bound)
+        batched.swap.scratch.clear()  # of the largest module, which a pass of all points does without
+        return torch.stack([v.value.double() for v in found])
 
     def differs(space: Sequence[Site], draws: int, alone: "Batched | None" = None, times: float = 1.0) -> bool:
         coefficients = [(draw, sign * times) for draw in range(draws) for sign in (1.0, -1.0)]
@@ -139,8 +141,6 @@ def check_together(
         batched.reason = "points evaluated together have other values than alone"
     elif batched.reason is None and alone.shared and differs(sites, 2, alone):  # now its first layers run once
         batched.shared = False
-    if batched.reason is None:
-        batched.swap.scratch.clear()  # of the largest module; from now on little of it is needed, or none
 
 
 def _kinds(around: Surroundings) -> dict[str, list[Site]]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from zerothorder import catalogue, random
 from zerothorder.estimate import Step
+from zerothorder.execution.together import ROWS
 from zerothorder.integrations.peft import apply_scheme
 from zerothorder.key import run_key
 from zerothorder.ledger.entry import CHAIN, PREFIX, Codec, Entry
@@ -18,7 +19,7 @@ from zerothorder.objectives.sequences import answer_nll, choice_logits
 from zerothorder.plan.clock import Clock, Exchanged, calibrate
 from zerothorder.plan.config import PlanConfig
 from zerothorder.plan.memory import Memory, predict_memory
-from zerothorder.plan.scratch import one_by_one, scratch_of
+from zerothorder.plan.scratch import largest_module, one_by_one, scratch_of
 from zerothorder.plan.source import find
 from zerothorder.plan.trace import build, trace, without_data
 from zerothorder.plan.warnings import warnings_of
@@ -92,6 +93,8 @@ def make_plan(config: PlanConfig) -> Plan:
         work = trace(model, forward_of(model, config, together))
         scratch = scratch_of(model, space, recipe, config, points)
         memory = predict_memory(model, space, recipe, scratch, source, work)
+        if config.executor == "batched":
+            memory = memory.with_check(largest_module(model, space), ROWS / (config.rows * together))
         total = sum(p.numel() for p in model.parameters())
         exchanged = Exchanged.of(model, space, recipe, config.executor)
         alone = one_by_one(model, space) if config.executor == "batched" else ()

@@ -27,6 +27,13 @@ class Memory:
     def steps(self) -> int:
         return sum(self.parts.values())
 
+    def with_check(self, module: int, share: float) -> "Memory":
+        """The same where `Batched` compares itself with `Swap` before residual bytes exist: `module` bytes of weights
+        exchanged, over a `share` of the rows."""
+        few = int(self.parts["activations"] * min(1.0, share))
+        more = module + few - self.parts["activations"] - self.parts["residual"] - self.parts["scratch"]
+        return Memory(dict(self.parts) | {"check": max(0, more)}, self.loading)
+
     @property
     def peak(self) -> int:
         return max(self.steps, self.loading)
