@@ -96,7 +96,7 @@ class Detailed(Rows):
     [
         (Number(), "Number does not give one value an example"),
         (Whole(), "Whole does not give one value an example"),
-        (Neighbours(), "the value of a row depends on the rows beside it"),
+        (Neighbours(), "rows evaluated together have other values than alone, even without a perturbation"),
         (Detailed(), "Detailed gives a detail of all rows together"),
     ],
 )

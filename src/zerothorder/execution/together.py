@@ -130,7 +130,7 @@ def check_together(
     if batched.reason is None and noise > rounding[0] * size:
         noise = unmoved(fresh(frozenset(kinds)))
         if batched.reason is None and noise > rounding[1] * size:
-            batched.reason = "the value of a row depends on the rows beside it"
+            batched.reason = "rows evaluated together have other values than alone, even without a perturbation"
     for kind, own in kinds.items():
         if batched.reason is None and differs(own, 1):
             batched.singly |= {kind}
