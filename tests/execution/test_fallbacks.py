@@ -1,5 +1,6 @@
 """What cannot run together runs one by one, with the right values, and `reason` says why."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -390,6 +391,27 @@ def test_an_argument_without_rows_stays_one_at_a_length_that_points_divide(check
         agree(executor, bound, rows(4, length))
     assert executor.reason is None
     assert executor.one_by_one == {"Placed"}
+
+
+def test_a_resumed_run_knows_what_was_found() -> None:
+    """Kept as JSON: what runs point by point, which arguments hold no rows, or why nothing runs together."""
+    bound = bind(shaken(Placing()))
+    first = Batched(singly=["Linear"])
+    look(first, bound, rows(4, 7), pairs(2))
+    kept = json.loads(json.dumps(first.findings(bound.model)))
+    assert kept == {"singly": ["Linear"], "one_by_one": None, "shared": False, "rowless": [["inner", 0, 1]]}
+    resumed = Batched().restored({}, kept)
+    before = bound.meter.calls
+    agree(resumed, bound, rows(4, 16))
+    assert bound.meter.calls - before == 2 + 4 + 6  # a pass each, and `Copy`; no check
+    assert resumed.one_by_one == {"Placed", "Linear"}
+    assert resumed.findings(bound.model) == kept
+    mixing = bind(shaken(Positions("a place", 7)))
+    first = Batched()
+    look(first, mixing, ids(7), pairs(2))
+    resumed = Batched().restored({}, json.loads(json.dumps(first.findings(mixing.model))))
+    agree(resumed, mixing, ids(7))
+    assert resumed.reason == first.reason is not None
 
 
 def test_without_the_check_a_length_may_be_taken_for_rows() -> None:

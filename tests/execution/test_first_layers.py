@@ -1,5 +1,6 @@
 """Layers before the first perturbed one run on one point's rows, and the values are those of copied models."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -168,6 +169,16 @@ def test_a_later_chunk_uses_what_the_first_has_learned() -> None:
         values = look(Batched(copies=4, check=False), bound, batch, POINTS, Text())
     assert found == [8, 8, 8, 2, 4, 4]
     assert torch.allclose(values, truth(bound, batch, POINTS, Text()), rtol=0, atol=1e-10)
+
+
+def test_a_resumed_run_shares_from_its_first_step_on() -> None:
+    model, batch = searching(llama(), "layers.2"), text(3)
+    bound, first = bind(model), Batched(check=False)
+    expected = look(first, bound, batch, POINTS, Text())
+    resumed = Batched().restored({}, json.loads(json.dumps(first.findings(model))))
+    with seen(model, "model.layers") as found:
+        assert torch.allclose(look(resumed, bound, batch, POINTS, Text()), expected, rtol=0, atol=1e-10)
+    assert found == [3, 3, 18]
 
 
 POOLING: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...], bool]] = {

@@ -58,6 +58,7 @@ class Batched:
         self.shared: nn.Module | str | bool | None = None
         self.one_by_one: set[str] = set()
         self.rowless: set[tuple[nn.Module, Path]] = set()
+        self._named: Sequence[Sequence[Any]] = ()
         self._known: tuple[nn.Module, ParameterSpace, Any] | None = None
 
     def again(self, owners: Mapping[str, str] | None = None, *, check: bool = True) -> "Batched":
@@ -66,14 +67,16 @@ class Batched:
 
     def findings(self, model: nn.Module) -> dict[str, Any]:
         """What was found out so far, as JSON holds it, for `restored`: a resumed run evaluates points as before."""
-        shared = next((name for name, module in named_modules(model) if module is self.shared), False)
-        return {"singly": sorted(self.singly), "one_by_one": self.reason, "shared": shared}
+        names = {module: name for name, module in reversed(named_modules(model))}
+        shared = names.get(self.shared, False) if isinstance(self.shared, nn.Module) else False
+        rowless = sorted(([names[module], *path] for module, path in self.rowless if module in names), key=str)
+        return {"singly": sorted(self.singly), "one_by_one": self.reason, "shared": shared, "rowless": rowless}
 
     def restored(self, owners: Mapping[str, str], findings: Mapping[str, Any]) -> "Batched":
         """A fresh one that knows what an earlier one found, and does not check again."""
         found = self.again(owners, check="singly" not in findings and self.unchecked)
         found.singly, found.reason = frozenset(findings.get("singly", ())), findings.get("one_by_one")
-        found.shared = findings.get("shared")
+        found.shared, found._named = findings.get("shared"), findings.get("rowless", ())
         return found
 
     def sentences(self) -> list[str]:
@@ -108,8 +111,8 @@ class Batched:
             return [Values.joined(values) for values in zip(*parts, strict=True)]
         if self.reason is None:
             self.reason = _obstacle(points, objective, around.model)
-        if isinstance(self.shared, str):
-            self.shared = dict(named_modules(around.model)).get(self.shared, False)
+        if isinstance(self.shared, str) or self._named:
+            self._find(dict(named_modules(around.model)))
         plan, whole = self._owned(around)
         if whole and self.reason is None:
             self.reason = f"{whole[0].name} is read outside the modules that are called"
@@ -134,6 +137,13 @@ class Batched:
             found = self.swap.evaluate(points, objective, batches, key, around)  # what is wrong alone too is raised
             self.reason = _said(error)
         return found
+
+    def _find(self, modules: Mapping[str, nn.Module]) -> None:
+        """What was restored by name."""
+        if isinstance(self.shared, str):
+            self.shared = modules.get(self.shared, False)
+        self.rowless |= {(modules[name], tuple(path)) for name, *path in self._named if name in modules}
+        self._named = ()
 
     def _owned(self, around: Surroundings) -> tuple[list[tuple[nn.Module, list[Site]]], list[Site]]:
         """`owned`, which walks the whole model, once for a model and its sites."""
