@@ -2,13 +2,10 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from zerothorder.execution.nested import Inseparable, holds, mapped
+from zerothorder.execution.nested import Inseparable, mapped, opaque
 from zerothorder.execution.observe import tensors
-
-_PLAIN = (Tensor, int, float, str, bool, type(None), torch.dtype, torch.device)
 
 
 class FirstLayers:
@@ -59,7 +56,7 @@ class FirstLayers:
             raise Inseparable("the model gives one point's rows where its first layers run once")
 
     def _repeat(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        if holds(lambda leaf: not isinstance(leaf, _PLAIN), (args, kwargs)):
+        if opaque((args, kwargs)):
             return None  # a cache of one point's rows: the call fails on its size, and the caller goes back
 
         def whole(t: Tensor) -> Tensor:

@@ -3,11 +3,15 @@
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 Path = tuple[Any, ...]
 """Where a leaf stands: indices and keys, from the outside in."""
+
+
+_PLAIN = (Tensor, int, float, str, bool, type(None), torch.dtype, torch.device)
 
 
 class Inseparable(Exception):
@@ -44,6 +48,11 @@ def holds(test: Callable[[Any], bool], tree: Any) -> bool:
     if isinstance(tree, dict):
         return any(holds(test, leaf) for leaf in cast(dict[Any, Any], tree).values())
     return test(tree)
+
+
+def opaque(tree: Any) -> bool:
+    """Whether any leaf is an object that cannot be looked into: a cache, a packed sequence."""
+    return holds(lambda leaf: not isinstance(leaf, _PLAIN), tree)
 
 
 def joined(trees: list[Any], join: Callable[[list[Tensor]], Tensor]) -> Any:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zerothorder.directions import Direction, View, factors
 from zerothorder.execution import Executor, Surroundings
-from zerothorder.execution.observe import named_modules
+from zerothorder.execution.swap import owned
 from zerothorder.key import Key
 from zerothorder.objectives import Objective
 from zerothorder.point import Point
@@ -145,12 +145,9 @@ def check_together(
 
 def _kinds(around: Surroundings) -> dict[str, list[Site]]:
     """Sites by the type of the module that registers them."""
-    by_id = {id(site.parameter): site for site in around.space}
     found: dict[str, dict[str, Site]] = {}
-    for _, module in named_modules(around.model):
-        for parameter in module.parameters(recurse=False):
-            if (site := by_id.get(id(parameter))) is not None:
-                found.setdefault(type(module).__name__, {})[site.name] = site
+    for module, sites in owned(around.model, around.space, {})[0]:
+        found.setdefault(type(module).__name__, {}).update({site.name: site for site in sites})
     return {kind: list(sites.values()) for kind, sites in found.items()}
 
 

@@ -13,13 +13,11 @@ from zerothorder.execution.carried import Carry, carrier, embedding, linear
 from zerothorder.execution.copies import Copies
 from zerothorder.execution.first_layers import FirstLayers
 from zerothorder.execution.interrupts import Interrupts
-from zerothorder.execution.nested import Inseparable, Path, holds, joined, leaves, mapped
+from zerothorder.execution.nested import Inseparable, Path, holds, joined, leaves, mapped, opaque
 from zerothorder.execution.swap import Exchange, Scratch
 from zerothorder.objectives.sequences import base_model
 from zerothorder.point import Point
 from zerothorder.space import Site
-
-_PLAIN = (Tensor, int, float, str, bool, type(None), torch.dtype, torch.device)
 
 _ACTIVE: dict[int, "Visit"] = {}
 _KINDS: dict[type, type] = {}
@@ -138,7 +136,7 @@ class Visit:
             found = self._carried(module, args[0])
             if found is not None:
                 return found
-        if holds(lambda leaf: not isinstance(leaf, _PLAIN), (args, kwargs)):
+        if opaque((args, kwargs)):
             raise Inseparable(f"a {type(module).__name__} is called with an object that holds state of all rows")
         self.one_by_one.add(type(module).__name__)
         outs: list[Any] = []

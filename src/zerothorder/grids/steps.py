@@ -8,7 +8,6 @@ A replay then reads and writes the weights once for many steps.
 # pyright: basic
 # numba has no types of its own.
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -18,7 +17,7 @@ from numba import njit, prange, uint32, uint64
 from torch import Tensor
 
 from zerothorder.grids.cpu import _bits, _float, _move, _nearest, _put, _read, _u, _wide
-from zerothorder.random.cpu import TILE, add_draw, follow_threads, law_of, span, split, stream
+from zerothorder.random.cpu import TILE, add_draw, follow_threads, law_of, span, split, split_all, stream
 
 
 @dataclass
@@ -234,11 +233,6 @@ def _probe_bfloat16(out: Any, stored: Any, residual: Any, a: Any, b: Any, start:
             out[at + uint64(i)] = _nearest(bits[skip + uint64(i)])
 
 
-def _words(keys: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    pairs = np.array(keys, np.uint64)
-    return (pairs & np.uint64(0xFFFFFFFF)).astype(np.uint32), (pairs >> np.uint64(32)).astype(np.uint32)
-
-
 def _factors(moves: Moves, number: Any) -> tuple[np.ndarray, np.ndarray]:
     if moves.factors is None:
         return np.empty((0, 0), number), np.empty((0, 0), number)
@@ -260,11 +254,11 @@ def move(stored: Tensor, residual: Tensor | None, moves: Moves, start: int) -> N
         else:
             outer(*pair, *one, *split(moves.seeds[0]), start)
         return
-    terms = *law_of(moves.law, dtype), *_words(moves.keys), np.array(moves.scalars, number)
+    terms = *law_of(moves.law, dtype), *split_all(moves.keys), np.array(moves.scalars, number)
     if residual is None:
         _exact(stored.numpy(), *terms, *_factors(moves, number), *rates, start)
     else:
-        several(*pair, *terms, *_factors(moves, number), *rates, *_words(moves.seeds), start)
+        several(*pair, *terms, *_factors(moves, number), *rates, *split_all(moves.seeds), start)
 
 
 def probe(out: Tensor, stored: Tensor, residual: Tensor | None, factors: tuple[Tensor, Tensor], start: int) -> None:

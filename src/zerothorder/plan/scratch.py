@@ -1,12 +1,13 @@
 """What an executor holds beside the weights: perturbed weights, or the factors of perturbations."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from zerothorder.execution.carried import BLOCK, LEAST, carrier
+from zerothorder.execution.swap import owned
 from zerothorder.plan.config import PlanConfig
 from zerothorder.point import Point
 from zerothorder.recipe import Recipe
@@ -37,12 +38,12 @@ def scratch_of(
             return sum(map(_bytes, sites))
         return sum(_made(module, site, signs, together, tokens) for site in sites if matrix(site) is None)
 
-    return factors + max(needs(module, sites) for module, sites in owners(model, space))
+    return factors + max(needs(module, sites) for module, sites in owned(model, space, {})[0])
 
 
 def largest_module(model: nn.Module, space: ParameterSpace) -> int:
     """Bytes of the largest module's searched weights."""
-    return max(sum(map(_bytes, sites)) for _, sites in owners(model, space))
+    return max(sum(map(_bytes, sites)) for _, sites in owned(model, space, {})[0])
 
 
 def _made(module: nn.Module, site: Site, signs: int, together: int, tokens: int) -> int:
@@ -56,18 +57,9 @@ def _made(module: nn.Module, site: Site, signs: int, together: int, tokens: int)
     return min(signs * site.numel, max(BLOCK, LEAST * width * signs)) * size
 
 
-def owners(model: nn.Module, space: ParameterSpace) -> Iterator[tuple[nn.Module, list[Site]]]:
-    """Modules with the searched sites that they register."""
-    searched = {id(site.parameter): site for site in space}
-    for module in model.modules():
-        own = [searched[id(p)] for p in module.parameters(recurse=False) if id(p) in searched]
-        if own:
-            yield module, own
-
-
 def one_by_one(model: nn.Module, space: ParameterSpace) -> tuple[str, ...]:
     """A sentence on the modules that `Batched` runs once a point; none where there are none."""
-    kinds = Counter(type(module).__name__ for module, _ in owners(model, space) if carrier(type(module)) is None)
+    kinds = Counter(type(module).__name__ for module, _ in owned(model, space, {})[0] if carrier(type(module)) is None)
     if not kinds:
         return ()
     names = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()))

@@ -159,6 +159,12 @@ def split(key: int) -> tuple[np.uint32, np.uint32]:
     return np.uint32(key & 0xFFFFFFFF), np.uint32(key >> 32)
 
 
+def split_all(keys: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """`split` of many keys: their low words and their high words."""
+    pairs = np.array(keys, np.uint64)
+    return (pairs & np.uint64(0xFFFFFFFF)).astype(np.uint32), (pairs >> np.uint64(32)).astype(np.uint32)
+
+
 def shift(out: torch.Tensor, source: torch.Tensor, law: str, key: int, coefficient: float, start: int) -> None:
     """out = source + coefficient·z[start : start+n]; 1-D contiguous CPU tensors of one float dtype, may be the same."""
     follow_threads()
@@ -185,9 +191,9 @@ def _pieces(out: Any, bits: int, table: Any, k0: Any, k1: Any, starts: Any, ends
 def pieces(out: torch.Tensor, law: str, keys: Sequence[int], starts: Sequence[int], ends: Sequence[int]) -> None:
     """See `random.pieces`."""
     follow_threads()
-    pairs = np.array(keys, np.uint64)
-    k0, k1 = (pairs & np.uint64(0xFFFFFFFF)).astype(np.uint32), (pairs >> np.uint64(32)).astype(np.uint32)
-    _pieces(out.numpy(), *law_of(law, out.dtype), k0, k1, np.array(starts, np.int64), np.array(ends, np.int64))
+    _pieces(
+        out.numpy(), *law_of(law, out.dtype), *split_all(keys), np.array(starts, np.int64), np.array(ends, np.int64)
+    )
 
 
 def byte_lanes(out: torch.Tensor, key: int, start: int) -> None:

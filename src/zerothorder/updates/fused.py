@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from zerothorder.directions import Direction, factors, folded, plain_draws
@@ -19,9 +20,15 @@ Drawn = Mapping[str, tuple[Tensor, Tensor, float]]
 
 def drawn(entries: Sequence[Entry], sites: Iterable[Site], direction: Direction) -> Drawn:
     """The factors of all terms on CPU sites whose grid has the passes."""
-    fit = [site for site in sites if _fits(site)]
     keys = [key for entry in entries for key, _ in entry.terms]
-    return factors(direction, fit, keys, fit[0].grid.compute) if fit and keys else {}
+    by_dtype: dict[torch.dtype, list[Site]] = {}
+    for site in sites if keys else ():
+        if _fits(site):
+            by_dtype.setdefault(site.grid.compute, []).append(site)
+    found: dict[str, tuple[Tensor, Tensor, float]] = {}
+    for dtype, fit in by_dtype.items():
+        found |= factors(direction, fit, keys, dtype)
+    return found
 
 
 def moves_of(entries: Sequence[Entry], site: Site, direction: Direction, decays: bool, outer: Drawn) -> "Moves | None":
