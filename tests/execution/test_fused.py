@@ -1,5 +1,6 @@
 """Fused passes, for plain draws and for factors, over terms and steps, give the bits of the general pass."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -94,6 +95,22 @@ def test_fused_passes_have_the_bits_of_the_general_ones(
     Update((WeightDecay(),) if decays else ()).apply_all(entries, ParameterSpace([one]), direction, state)
     last = [one.parameter.detach(), *(tensor for _, tensor in state.flat())]
     assert all(torch.equal(a, b.view(torch.uint8)) for a, b in zip(general[-len(last) :], last, strict=True))
+
+
+def test_sites_of_several_dtypes_are_each_drawn_in_their_own():
+    entry = Entry(0, ((Key("z", 0), 0.3),), {}, {"decay": Rates(1e-2), "plain": Rates(1e-2)})
+
+    def moved() -> list[torch.Tensor]:
+        sites = [site(dtype, 700, 0, 100) for dtype in DTYPES]
+        sites = [replace(one, name=str(one.parameter.dtype)) for one in sites]
+        Update().apply(entry, ParameterSpace(sites), DIRECTIONS["rank-3"], State())
+        return [one.parameter.detach() for one in sites]
+
+    fused = moved()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Grid, "fused", False)
+        general = moved()
+    assert all(torch.equal(a, b) for a, b in zip(fused, general, strict=True))
 
 
 def test_a_direction_that_is_more_than_a_draw_takes_the_general_pass():
