@@ -23,6 +23,7 @@ from zerothorder.estimators.finite_difference import central
 from zerothorder.execution.copy import Copy
 from zerothorder.execution.swap import Swap
 from zerothorder.grids import cpu as grids_cpu
+from zerothorder.grids import steps as grids_steps
 from zerothorder.key import Key, run_key
 from zerothorder.ledger.entry import Entry, Rates
 from zerothorder.point import Point, Values
@@ -272,19 +273,21 @@ def test_a_step_draws_three_times_per_parameter_and_a_tied_table_once_more_a_pro
     sites = {Key("z", 0).seed(run_key(3), site.id): site for site in run.space}
     drawn = dict.fromkeys(sites, 0)
 
-    def count(module: Any, name: str, place: int) -> None:
+    def count(module: Any, name: str, keys: Callable[..., list[int]]) -> None:
         own = getattr(module, name)
 
         def counted(*args: Any) -> None:
-            drawn[args[place]] += args[0].numel()
+            for key in keys(*args):
+                drawn[key] += args[0].numel()
             own(*args)
 
         monkeypatch.setattr(module, name, counted)
 
-    # every way by which the CPU draws z, with the place of its key
-    count(random_cpu, "shift", 3)
-    count(grids_cpu, "probe_draw", 4)
-    count(grids_cpu, "step_draw", 3)
+    # every way by which the CPU draws z, with its keys
+    count(random_cpu, "shift", lambda *args: [args[3]])
+    count(grids_cpu, "probe_draw", lambda *args: [args[4]])
+    count(grids_cpu, "step_draw", lambda *args: [args[3]])
+    count(grids_steps, "move", lambda stored, residual, moves, start: moves.keys)
     run.step(ids_at(0))
     passes = {sites[key].name: count / sites[key].numel for key, count in drawn.items()}
     # the table is met as embedding and again as head, each time with its weights drawn anew

@@ -5,12 +5,9 @@ or after it has returned; exchanging them there would silently train on z that n
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Literal
 
-import torch
-
-from zerothorder.directions import View
 from zerothorder.directions.laws import Dense
 from zerothorder.errors import UsageError
 from zerothorder.execution import Executor, Surroundings
@@ -18,17 +15,13 @@ from zerothorder.execution.copy import Copy
 from zerothorder.execution.evaluate import seeded
 from zerothorder.execution.findings import Report, patterns
 from zerothorder.execution.observe import Observation, calls, named_modules, observing
+from zerothorder.execution.scaled import Scaled, scales
 from zerothorder.execution.swap import Swap
 from zerothorder.key import Key
 from zerothorder.objectives import Objective
 from zerothorder.point import Point
 from zerothorder.space import ParameterSpace, Site
-from zerothorder.state import State
 
-RELATIVE = 0.1
-"""Size of the perturbation: this share of a site's rms, so that every 16-bit weight moves."""
-ABSOLUTE = 0.01
-"""Size where a site is all zero."""
 _GROUP_BYTES = 64 << 20
 
 _HARDER = 10.0
@@ -55,7 +48,7 @@ def check_sites(
 ) -> Report:
     """Compare an executor with `Copy` on a few rows; returns what to tell the user and the owners to run with.
 
-    Every site is moved by ± `RELATIVE` of its rms. "joint": groups of sites at once (each about the largest module's
+    Every site is moved by ± a tenth of its rms. "joint": groups of sites at once (each about the largest module's
     bytes, so that `Copy` never holds a second model), executor equal to `Copy` bit by bit in values and model
     outputs; where they differ, the sites one by one, each raised to the next called ancestor until it agrees.
     "sites": also each site alone, to find those that change nothing: about one forward of `rows` rows a site, one
@@ -74,26 +67,6 @@ def check_sites(
     return _Check(around, objective, prepared, key, make, progress).run(mode, rows)
 
 
-@dataclass(frozen=True)
-class _Scaled(Dense):
-    """z of a law, scaled per site."""
-
-    scale: Mapping[str, float] = field(default_factory=dict[str, float])
-
-    def shift(
-        self,
-        out: torch.Tensor,
-        source: torch.Tensor,
-        site: Site,
-        term: Key | str,
-        coefficient: float,
-        start: int,
-        state: State,
-        view: View = "probe",
-    ) -> None:
-        super().shift(out, source, site, term, coefficient * self.scale[site.name], start, state, view)
-
-
 class _Check:
     def __init__(
         self,
@@ -105,9 +78,8 @@ class _Check:
         progress: Callable[[int, int], None],
     ) -> None:
         self.objective, self.prepared, self.key = objective, prepared, key
-        scale = {site.name: _step(site) for site in around.space}
-        direction = _Scaled(around.direction.run_key, "rademacher", scale=scale)
-        self.around = replace(around, direction=direction)
+        signs = Dense(around.direction.run_key, "rademacher")
+        self.around = replace(around, direction=Scaled(signs, scales(around.space)))
         self.make, self.progress = make, progress
         self.owners: dict[str, str] = {}
         self.rows: tuple[int, ...] | None = None
@@ -253,13 +225,6 @@ class _Check:
         ]
 
 
-def _step(site: Site) -> float:
-    """± what a site is moved by."""
-    flat = site.read()
-    squares = sum(float(flat[local].double().square().sum()) for local, _ in site.chunks())
-    return RELATIVE * (squares / site.numel) ** 0.5 if squares else ABSOLUTE
-
-
 def _groups(sites: Sequence[Site]) -> Iterator[list[Site]]:
     """Consecutive sites, as many as fit into the bytes of the largest (or a few megabytes)."""
     sizes = [site.numel * site.parameter.element_size() for site in sites]
@@ -273,4 +238,4 @@ def _groups(sites: Sequence[Site]) -> Iterator[list[Site]]:
     yield group
 
 
-__all__ = ["ABSOLUTE", "RELATIVE", "Report", "check_sites", "poisoned"]
+__all__ = ["Report", "check_sites", "poisoned"]

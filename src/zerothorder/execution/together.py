@@ -1,20 +1,19 @@
 """Does a pass of all points give what points give one by one? Asked at the first step, a kind of layer at a time."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from zerothorder.directions import Direction, View, factors
 from zerothorder.execution import Executor, Surroundings
+from zerothorder.execution.scaled import Scaled, scales
 from zerothorder.execution.swap import owned
 from zerothorder.key import Key
 from zerothorder.objectives import Objective
 from zerothorder.point import Point
-from zerothorder.space import CHUNK, ParameterSpace, Site
-from zerothorder.state import State
+from zerothorder.space import ParameterSpace, Site
 
 if TYPE_CHECKING:
     from zerothorder.execution.batched import Batched
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 ROWS = 4
 PRIMES = (1, 2, 3, 5, 7, 11)
 """Rows of the pass that tells what is a batch: the largest number here that a batch has."""
-SHARE = 0.1
-"""Size of the perturbations: this share of a site's rms, so that 16-bit weights and activations show it."""
 HARDER = 8.0
 """How much larger a perturbation is that shall confirm a difference."""
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 0.02}
@@ -33,33 +30,6 @@ TOLERANCE_16 = 0.25
 ROUNDING = {torch.float64: (1e-9, 1e-6), torch.float32: (1e-4, 1e-2)}
 """Shares of the value that rounding usually explains where nothing is perturbed, and that it explains at most."""
 ROUNDING_16 = (0.01, 0.2)
-
-
-@dataclass(frozen=True)
-class Scaled:
-    """A direction with z of each site scaled."""
-
-    direction: Direction
-    scale: Mapping[str, float]
-
-    @property
-    def run_key(self) -> bytes:
-        """As of the direction."""
-        return self.direction.run_key
-
-    def factors(
-        self, sites: Iterable[Site], keys: Sequence[Key | str], dtype: torch.dtype
-    ) -> dict[str, tuple[Tensor, Tensor, float]]:
-        """See `directions.factors`."""
-        found = factors(self.direction, sites, keys, dtype)
-        return {name: (a, b, s * self.scale[name]) for name, (a, b, s) in found.items()}
-
-    def shift(
-        self, out: Tensor, source: Tensor, site: Site, term: Key | str, coefficient: float, start: int, state: State,
-        view: View = "probe",
-    ) -> None:  # fmt: skip
-        """See `Direction.shift`."""
-        self.direction.shift(out, source, site, term, coefficient * self.scale[site.name], start, state, view)
 
 
 def check_together(
@@ -77,8 +47,7 @@ def check_together(
     A kind that differs is added to `batched.singly`; where that does not help, `batched.reason` is set. No pass is
     larger than those of the run: `copies` points of `rows` rows.
     """
-    scale = {site.name: SHARE * _rms(site) for site in around.space}
-    around = replace(around, direction=Scaled(around.direction, scale))
+    around = replace(around, direction=Scaled(around.direction, scales(around.space)))
     chosen = (point.rows or tuple(range(rows)))[:ROWS]
     kinds = _kinds(around)
     tolerance = max(TOLERANCE.get(site.parameter.dtype, TOLERANCE_16) for site in around.space)
@@ -149,8 +118,3 @@ def _kinds(around: Surroundings) -> dict[str, list[Site]]:
     for module, sites in owned(around.model, around.space, {})[0]:
         found.setdefault(type(module).__name__, {}).update({site.name: site for site in sites})
     return {kind: list(sites.values()) for kind, sites in found.items()}
-
-
-def _rms(site: Site) -> float:
-    """Root mean square of a site's first chunk, 1 where that is zero."""
-    return float(site.read()[:CHUNK].float().square().mean().sqrt()) or 1.0

@@ -111,7 +111,7 @@ class Grid:
         """`load`, subtract rate·(Σ terms + decay·w), `store`, step after step: in one pass."""
         from zerothorder.grids import cpu, steps
 
-        if len(moves.keys) == len(moves.rates) == 1:
+        if residual is not None and len(moves.keys) == len(moves.rates) == 1:
             rates = moves.scalars[0], moves.rates[0], moves.decays[0], moves.seeds[0]
             cpu.step_draw(stored, residual, moves.law, moves.keys[0], *rates, start)
         else:

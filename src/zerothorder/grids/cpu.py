@@ -110,28 +110,6 @@ def _probe_draw(
                 out[at + uint64(i)] = _nearest(bits[skip + uint64(i)])
 
 
-@njit
-def _move(w: Any, at: Any, g: Any, skip: Any, count: int, decay: Any, rate: Any) -> None:
-    """w ← w - rate·(g + decay·w), every product and sum rounded, as the general pass has it."""
-    if decay != 0:
-        for i in range(count):
-            j, k = at + uint64(i), skip + uint64(i)
-            w[j] = w[j] - (g[k] + w[j] * decay) * rate
-    else:
-        for i in range(count):
-            j, k = at + uint64(i), skip + uint64(i)
-            w[j] = w[j] - g[k] * rate
-
-
-@njit(parallel=True, nogil=True, cache=True)
-def _step_exact(w: Any, law: int, table: Any, k0: Any, k1: Any, c: Any, decay: Any, rate: Any, start: int) -> None:
-    for t in prange(start // TILE, (start + w.size + TILE - 1) // TILE):
-        g = np.zeros(TILE, w.dtype)
-        skip, at, count = span(t, start, w.size)
-        add_draw(g, law, table, t, k0, k1, c)
-        _move(w, at, g, skip, count, decay, rate)
-
-
 @njit(parallel=True, nogil=True, cache=True)
 def _step_bfloat16(
     stored: Any, residual: Any, law: int, table: Any, k0: Any, k1: Any, c: Any, decay: Any, rate: Any,
@@ -182,17 +160,11 @@ def probe_draw(
 
 
 def step_draw(
-    stored: Tensor, residual: Tensor | None, law: str, key: int, scalar: float,
+    stored: Tensor, residual: Tensor, law: str, key: int, scalar: float,
     rate: float, decay: float, seed: int, start: int,
 ) -> None:  # fmt: skip
-    """stored ← round(w - rate·(scalar·z + decay·w)): float32 or float64 in place, or bfloat16 with its residual."""
+    """stored ← round(w - rate·(scalar·z + decay·w)) with its residual: nothing but z is kept between."""
     follow_threads()
-    dtype = stored.dtype if residual is None else torch.float32
-    number = np.float64 if dtype == torch.float64 else np.float32
-    draws = *law_of(law, dtype), *split(key), number(scalar)
-    rates = number(decay), number(rate)
-    if residual is None:
-        _step_exact(stored.numpy(), *draws, *rates, start)
-    else:
-        pair = _u(stored, np.uint16), _u(residual, np.uint8)
-        _step_bfloat16(*pair, *draws, *rates, *split(seed), start)
+    draws = *law_of(law, torch.float32), *split(key), np.float32(scalar)
+    pair = _u(stored, np.uint16), _u(residual, np.uint8)
+    _step_bfloat16(*pair, *draws, np.float32(decay), np.float32(rate), *split(seed), start)

@@ -16,7 +16,7 @@ import torch
 from numba import njit, prange, uint32, uint64
 from torch import Tensor
 
-from zerothorder.grids.cpu import _bits, _float, _move, _nearest, _put, _read, _u, _wide
+from zerothorder.grids.cpu import _bits, _float, _nearest, _put, _read, _u, _wide
 from zerothorder.random.cpu import TILE, add_draw, follow_threads, law_of, span, split, split_all, stream
 
 
@@ -169,6 +169,19 @@ def _outer_bfloat16(
             row, col, take = _row(uint64(t) * uint64(TILE) + skip + done, uint64(count) - done, n)
             _row_bfloat16(stored, residual, at + done, random, skip + done, only, col, take, a[row, 0], decay, rate)
             done += take
+
+
+@njit
+def _move(w: Any, at: Any, g: Any, skip: Any, count: int, decay: Any, rate: Any) -> None:
+    """w ← w - rate·(g + decay·w), every product and sum rounded, as the general pass has it."""
+    if decay != 0:
+        for i in range(count):
+            j, k = at + uint64(i), skip + uint64(i)
+            w[j] = w[j] - (g[k] + w[j] * decay) * rate
+    else:
+        for i in range(count):
+            j, k = at + uint64(i), skip + uint64(i)
+            w[j] = w[j] - g[k] * rate
 
 
 @njit(parallel=True, nogil=True, cache=True)
