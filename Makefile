@@ -110,9 +110,9 @@ $(READY): pyproject.toml $(if $(TORCH_ASKED),always)
 	@$(PIP) install --quiet --constraint $(PIN) --editable '.[hf,report,trackers,dev]'
 	@touch $@
 
-# The GPU kernels are tested through their interpreter, which is larger than everything else: not for the demo.
+# What the tests need and the demo does not: the GPU kernels' interpreter, larger than everything else, and TRL.
 $(TESTS): $(READY)
-	$(PIP) install --quiet --constraint $(PIN) --editable '.[kernels]'
+	$(PIP) install --quiet --constraint $(PIN) --editable '.[kernels,trl]'
 	@touch $@
 
 $(DOCS): $(READY)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from zerothorder.blackbox import Search, minimize
     from zerothorder.config import TrainConfig
     from zerothorder.errors import LedgerError, UsageError
+    from zerothorder.integrations.trainer import TrainerMixin
     from zerothorder.optimizer import ZerothOrder
     from zerothorder.training import train
 
@@ -22,6 +23,7 @@ _PUBLIC = {
     "LedgerError": "errors",
     "Search": "blackbox",
     "TrainConfig": "config",
+    "TrainerMixin": "integrations.trainer",
     "UsageError": "errors",
     "ZerothOrder": "optimizer",
     "minimize": "blackbox",
@@ -35,6 +37,7 @@ __all__ = [
     "LedgerError",
     "Search",
     "TrainConfig",
+    "TrainerMixin",
     "UsageError",
     "ZerothOrder",
     "minimize",

@@ -85,23 +85,23 @@ class TrainConfig(TaskConfig):
     group_by_length: int = 16
     """Sort windows of this many batches by length, so that little is padding; 1: no sorting."""
     lr: float | None = None
-    """Learning rate; by default the recipe's for the scheme (see `zo recipes mezo`)."""
+    """Learning rate; by default the recipe's for the scheme (see `zo recipes RECIPE`)."""
     eps: float | None = None
-    """Size of the perturbation; by default the recipe's for the scheme (see `zo recipes mezo`)."""
+    """Size of the perturbation; by default the recipe's for the scheme (see `zo recipes RECIPE`)."""
     draws: int | None = None
-    """Directions a step (n-SPSA); by default the recipe's (see `zo recipes mezo`)."""
+    """Directions a step (n-SPSA); by default the recipe's (see `zo recipes RECIPE`)."""
     weight_decay: float | None = None
-    """Coupled weight decay, without biases and norms; by default the recipe's (see `zo recipes mezo`)."""
+    """Coupled weight decay, without biases and norms; by default the recipe's (see `zo recipes RECIPE`)."""
     schedule: Literal["constant", "linear", "cosine"] | None = None
-    """How the learning rate falls over the steps; by default the recipe's (see `zo recipes mezo`)."""
+    """How the learning rate falls over the steps; by default the recipe's (see `zo recipes RECIPE`)."""
     warmup: int | None = None
-    """Steps of linear warm-up; by default the recipe's (see `zo recipes mezo`)."""
+    """Steps of linear warm-up; by default the recipe's (see `zo recipes RECIPE`)."""
     optimizer: Literal["sgd", "momentum", "adam"] | None = None
-    """What turns the estimate into a step; by default the recipe's (see `zo recipes mezo`)."""
+    """What turns the estimate into a step; by default the recipe's (see `zo recipes RECIPE`)."""
     law: Literal["gaussian", "rademacher"] | None = None
-    """Law of the directions, or of their factors; by default the recipe's (see `zo recipes mezo`)."""
+    """Law of the directions, or of their factors; by default the recipe's (see `zo recipes RECIPE`)."""
     rank: int | None = None
-    """Rank of the directions, of recipes that have one; by default the recipe's (see `zo recipes low-rank`)."""
+    """Rank of the directions, of recipes that have one; by default the recipe's (see `zo recipes RECIPE`)."""
     seed: int = 0
     """Names the run: directions and data order."""
     precision: Literal["residual", "stochastic", "nearest"] = "residual"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zerothorder import catalogue
+from zerothorder.accumulation import Accumulation
 from zerothorder.errors import LedgerError, UsageError
 from zerothorder.execution import Executor
 from zerothorder.execution.batched import Batched
@@ -81,6 +82,7 @@ class ZerothOrder(torch.optim.Optimizer):
             ledger=written,
             state=state,
         )
+        self.accumulated = Accumulation(self.run)
         rates = built.rates(self.run.index, steps)
         groups = [
             {
@@ -97,15 +99,24 @@ class ZerothOrder(torch.optim.Optimizer):
 
     def step(self, batch: Any = _NOTHING) -> Tensor:  # type: ignore[override]
         """One step on a batch, or with a closure that returns the loss; returns the noted loss (0-dim, float32)."""
+        if batch is _NOTHING and len(self.accumulated):
+            entry = self.accumulated.finish()
+            return torch.tensor(entry.notes.get("loss", float("nan")))
         if batch is _NOTHING:
             wanted = "a closure that returns the loss: step(lambda: loss)" if self._closures else "a batch: step(batch)"
             raise UsageError(f"step() evaluates the loss itself and needs {wanted}")
-        if self._closures and not callable(batch):
-            raise UsageError("step(batch) needs an objective; give ZerothOrder objective=..., or call step(closure)")
-        if not self._closures and callable(batch) and not isinstance(batch, Mapping):
-            raise UsageError("this optimizer has an objective: step() takes a batch; leave objective= out for closures")
+        if len(self.accumulated):
+            raise UsageError("batches are accumulated: step() without a batch takes the step along their mean")
+        self._check_kind(batch)
         entry = self.run.step(batch, self._rates())
         return torch.tensor(entry.notes.get("loss", float("nan")))
+
+    def accumulate(self, batch: Any) -> Tensor:
+        """Evaluate the next step's points on one batch of several; step() without a batch then takes the step along
+        their mean. Returns the mean loss over the points (0-dim, float32)."""
+        self._check_kind(batch)
+        values = self.accumulated.add(batch, self._rates())
+        return torch.tensor(sum(own.mean() for own in values) / len(values))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Nothing to clear: no gradient is ever made."""
@@ -144,6 +155,12 @@ class ZerothOrder(torch.optim.Optimizer):
                 self._rates_set.pop(group["name"], None)  # somebody else sets this group's rates from here on
                 recipe[group["name"]] = Rates(float32(now[0]), float32(now[1]))
         return recipe
+
+    def _check_kind(self, batch: Any) -> None:
+        if self._closures and not callable(batch):
+            raise UsageError("step(batch) needs an objective; give ZerothOrder objective=..., or call step(closure)")
+        if not self._closures and callable(batch) and not isinstance(batch, Mapping):
+            raise UsageError("this optimizer has an objective: step() takes a batch; leave objective= out for closures")
 
     @staticmethod
     def _resume(path: Path, model: nn.Module, space: ParameterSpace) -> tuple[Ledger, State]:

@@ -89,22 +89,28 @@ class Run:
 
     def step(self, batch: Any, rates: Mapping[str, Rates] | None = None, **others: Any) -> Entry:
         """One step on a batch (and other named batches); returns the entry that was written and applied."""
-        model = self.model
-        key = Key("prepare", self.index)
-        with phase("forward"), self.around.meter.watching(model), seeded(key, self.direction.run_key, model):
-            prepared = {
-                name: self.objective.prepare(model, data, key) for name, data in {"main": batch, **others}.items()
-            }
+        prepared = self.prepare(batch, **others)
         points = self.ask(rates)
         while True:
-            with phase("forward"):
-                values = self.executor.evaluate(points, self.objective, prepared, key, self.around)
-                if (compare := getattr(self.objective, "compare", None)) is not None:
-                    values = compare(values)
-            answer = self.tell(values)
+            answer = self.tell(self.look(points, prepared))
             if isinstance(answer, Entry):
                 return answer
             points = answer
+
+    def prepare(self, batch: Any, part: int = 0, **others: Any) -> dict[str, Any]:
+        """What the objective computes once at θ for the batches of the next step, by name. `part` numbers the batches
+        of a step that comes in several (`Accumulation`): each has its own dropout and samples."""
+        model, key = self.model, Key("prepare", self.index, part)
+        with phase("forward"), self.around.meter.watching(model), seeded(key, self.direction.run_key, model):
+            return {name: self.objective.prepare(model, data, key) for name, data in {"main": batch, **others}.items()}
+
+    def look(self, points: list[Point], prepared: Mapping[str, Any], part: int = 0) -> list[Values]:
+        """Values at the next step's points."""
+        key = Key("prepare", self.index, part)
+        with phase("forward"):
+            values = self.executor.evaluate(points, self.objective, prepared, key, self.around)
+            compare = getattr(self.objective, "compare", None)
+            return values if compare is None else compare(values)
 
     def ask(self, rates: Mapping[str, Rates] | None = None) -> list[Point]:
         """The first points of the next step, for somebody to answer."""

@@ -67,7 +67,7 @@ def test_help_names_what_it_takes(zo: Zo, command: str):
 def test_what_the_recipe_decides_says_where_to_look():
     docs = field_docs(TrainConfig)
     for name in ("lr", "eps", "draws", "weight_decay", "schedule", "warmup", "optimizer", "law"):
-        assert "zo recipes mezo" in docs[name], name
+        assert "zo recipes RECIPE" in docs[name], name
     assert "--output" in docs["resume"]
 
 

@@ -53,5 +53,27 @@ def value_at(model: nn.Module, point: Point, objective: Objective, batches: dict
             raise UsageError(f"{type(objective).__name__} has no gradient(); use a purely zeroth-order recipe")
         with torch.inference_mode(False), torch.enable_grad():
             return gradient(model, prepared)
+    if getattr(objective, "constant_without_grad", False):
+        with torch.inference_mode(False), torch.enable_grad(), _asking_for_none(model):
+            return objective.evaluate(model, prepared)
     with torch.inference_mode():
         return objective.evaluate(model, prepared)
+
+
+@contextmanager
+def _asking_for_none(model: nn.Module) -> Generator[None]:
+    """No parameter asks for a gradient inside, and where something else does (activations, for checkpointing), nothing
+    is kept for a backward pass."""
+    asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in asking:
+            parameter.requires_grad_(False)
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, _nothing):
+            yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
+
+
+def _nothing(packed: None) -> torch.Tensor:
+    raise RuntimeError("a backward pass through an evaluation, which keeps nothing for it")

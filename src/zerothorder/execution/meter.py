@@ -15,16 +15,23 @@ class Meter:
 
     def __init__(self) -> None:
         self.calls = self.examples = self.tokens = 0
+        self._last = (0, 0)
+        self._watched: list[nn.Module] = []
 
     @contextmanager
     def watching(self, model: nn.Module) -> Generator[None]:
-        """Count every call of `model` inside the block, `generate` and `prepare` included."""
+        """Count every call of `model` inside the block, `generate` and `prepare` included; blocks may nest."""
+        if any(own is model for own in self._watched):
+            yield
+            return
+        self._watched.append(model)
         # inside a PEFT wrapper: its generate() calls the model in it, never the wrapper
         handle = base_model(model).register_forward_pre_hook(self._count, with_kwargs=True)
         try:
             yield
         finally:
             handle.remove()
+            self._watched.pop()
 
     def add(self, examples: int, tokens: int = 0) -> None:
         """Count an evaluation that no module saw (a numpy function, a person)."""
@@ -33,6 +40,13 @@ class Meter:
             self.examples + examples,
             self.tokens + tokens,
         )
+        self._last = (examples, tokens)
+
+    def take_back(self) -> None:
+        """The call just counted is answered from memory, without the model."""
+        examples, tokens = self._last
+        self.calls, self.examples, self.tokens = self.calls - 1, self.examples - examples, self.tokens - tokens
+        self._last = (0, 0)
 
     def _count(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         named = [kwargs.get(n) for n in ("input_ids", "decoder_input_ids", "inputs_embeds", "pixel_values")]

@@ -55,18 +55,21 @@ class Swap:
     ) -> list[Values]:
         """See `Executor.evaluate`."""
         values: list[Values] = []
+        constant = getattr(objective, "constant_without_grad", False)
         with phase("perturbation"):
-            plan = owned(around.model, around.space, self.owners)
+            plan, whole = owned(around.model, around.space, self.owners)
+        if constant and whole:  # a forward at θ is one of the model: as long as that runs is long enough
+            plan, whole = [*plan, (around.model, whole)], []
         with Interrupts() as interrupts, around.meter.watching(around.model):
             for point in points:
-                exchange = Exchange(self.scratch, point.terms, around, interrupts, self.poison)
+                exchange = Exchange(self.scratch, point.terms, around, interrupts, self.poison, constant)
                 try:
                     with phase("perturbation"):
                         if point.terms and point.want == "gradient":
                             # autograd saves the parameter, not its data: backward must see the probe too
                             exchange.install([], list(around.space))
                         elif point.terms:
-                            exchange.install(*plan)
+                            exchange.install(plan, whole)
                     with seeded(key, around.direction.run_key, around.model), interrupts.heard():
                         values.append(value_at(around.model, point, objective, dict(batches)))
                 finally:
@@ -114,9 +117,10 @@ class Exchange:
         around: Surroundings,
         interrupts: Interrupts,
         poison: bool,
+        constant: bool = False,
     ) -> None:
         self.scratch, self.terms, self.around = scratch, terms, around
-        self.interrupts, self.poison = interrupts, poison
+        self.interrupts, self.poison, self.constant = interrupts, poison, constant
         self.stack: list[_Frame] = []
         self.active: set[int] = set()
         self.handles: list[Any] = []
@@ -140,6 +144,8 @@ class Exchange:
 
     def _entering(self, sites: list[Site]) -> Any:
         def enter(module: nn.Module, args: Any) -> None:
+            if self.constant and not torch.is_grad_enabled():
+                return  # a forward that the loss takes for a constant: at θ
             with self.interrupts.held():
                 self.enter(module, sites)
 

@@ -144,4 +144,17 @@ class Ledger:
         )
 
 
-__all__ = ["Contents", "Ledger"]
+def cut(path: Path, steps: int) -> bytes | None:
+    """Leave the first `steps` steps in the file; its bytes before, or None where nothing was cut. LedgerError where it
+    has fewer."""
+    contents = read(path, steps)
+    if len(contents.entries) < steps:
+        raise LedgerError(f"{path} has {len(contents.entries)} steps, not the {steps} to go on from")
+    data = path.read_bytes()
+    if len(data) == contents.sound:
+        return None
+    write_durably(path, data[: contents.sound])
+    return data
+
+
+__all__ = ["Contents", "Ledger", "cut"]

@@ -16,6 +16,10 @@ class Objective(Protocol):
     whose prepared batch can be cut by example also has `select(prepared, rows)`, where a row may be asked for more
     than once, and `count(prepared)`; one that differentiates has
     `gradient(model, prepared, sites)`; one that judges all points together has `compare(list of Values)`.
+
+    An objective whose own code runs forwards under torch.no_grad() because they are constants of its loss (a loss
+    written for autograd) says so by `constant_without_grad = True`: gradients are then enabled while it is evaluated,
+    though no weight asks for one, and `Swap` leaves forwards at θ that run where they are off.
     """
 
     def prepare(self, model: nn.Module, batch: Any, key: Key) -> Any:

@@ -42,19 +42,19 @@ class PlanConfig:
     choices: int = 2
     """Candidate answers; those of one token share a forward, longer ones take a row each."""
     lr: float | None = None
-    """Learning rate; by default the recipe's for the scheme (see `zo recipes mezo`)."""
+    """Learning rate; by default the recipe's for the scheme (see `zo recipes RECIPE`)."""
     eps: float | None = None
-    """Size of the perturbation; by default the recipe's for the scheme (see `zo recipes mezo`)."""
+    """Size of the perturbation; by default the recipe's for the scheme (see `zo recipes RECIPE`)."""
     draws: int | None = None
-    """Directions a step (n-SPSA); by default the recipe's (see `zo recipes mezo`)."""
+    """Directions a step (n-SPSA); by default the recipe's (see `zo recipes RECIPE`)."""
     weight_decay: float | None = None
-    """Coupled weight decay, without biases and norms; by default the recipe's (see `zo recipes mezo`)."""
+    """Coupled weight decay, without biases and norms; by default the recipe's (see `zo recipes RECIPE`)."""
     optimizer: Literal["sgd", "momentum", "adam"] | None = None
-    """What turns the estimate into a step; by default the recipe's (see `zo recipes mezo`)."""
+    """What turns the estimate into a step; by default the recipe's (see `zo recipes RECIPE`)."""
     law: Literal["gaussian", "rademacher"] | None = None
-    """Law of the directions, or of their factors; by default the recipe's (see `zo recipes mezo`)."""
+    """Law of the directions, or of their factors; by default the recipe's (see `zo recipes RECIPE`)."""
     rank: int | None = None
-    """Rank of the directions, of recipes that have one; by default the recipe's (see `zo recipes low-rank`)."""
+    """Rank of the directions, of recipes that have one; by default the recipe's (see `zo recipes RECIPE`)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Dtype of the weights and of the forwards."""
     precision: Literal["residual", "stochastic", "nearest"] = "residual"

@@ -1,0 +1,416 @@
+"""`TrainerMixin` before the trainers of transformers and TRL: what they do with gradients they do without."""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import zerothorder as zo
+from trl_toys import arguments, llama, rows, scorer, tokenizer
+from zerothorder.errors import LedgerError, UsageError
+from zerothorder.key import Key
+from zerothorder.ledger.reader import read
+from zerothorder.point import Point
+from zerothorder.replay import replay
+
+trl = pytest.importorskip("trl")
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A trainer, the form of its rows, and what it is given beyond them."""
+
+    trainer: Callable[[], Any]
+    form: str
+    args: dict[str, Any]
+    named: Callable[[], dict[str, Any]]
+    names: tuple[str, ...] = ()
+    model: Callable[[], Any] = llama
+
+
+def _experimental(module: str, name: str) -> Callable[[], Any]:
+    def load() -> Any:
+        import importlib
+
+        return getattr(importlib.import_module(f"trl.experimental.{module}"), name)
+
+    return load
+
+
+def distinct(completions: list[str], **others: Any) -> list[float]:
+    return [float(len(set(text.split()))) for text in completions]
+
+
+_REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
+KINDS = {
+    "sft": Kind(lambda: trl.SFTTrainer, "text", {}, dict, ("mean_token_accuracy", "entropy", "num_tokens")),
+    "dpo": Kind(
+        lambda: trl.DPOTrainer, "preference", {"precompute_ref_log_probs": True}, dict,
+        (*_REWARDS, "logps/chosen", "logits/chosen", "num_tokens"),
+    ),
+    "dpo with its reference": Kind(
+        lambda: trl.DPOTrainer, "preference", {}, lambda: {"ref_model": llama(1)}, (*_REWARDS, "num_tokens")
+    ),
+    "kto": Kind(
+        lambda: trl.KTOTrainer, "unpaired", {"train_sampling_strategy": "sequential"},
+        lambda: {"ref_model": llama(1)}, ("kl", "num_tokens"),
+    ),
+    "reward": Kind(lambda: trl.RewardTrainer, "preference", {}, dict, ("accuracy", "margin", "num_tokens"), scorer),
+    "rloo": Kind(
+        lambda: trl.RLOOTrainer, "prompt",
+        {"num_generations": 2, "max_completion_length": 5, "steps_per_generation": 4, "beta": 0.0},
+        lambda: {"reward_funcs": distinct}, ("reward", "completions/mean_length", "num_tokens"),
+    ),
+    "cpo": Kind(
+        _experimental("cpo", "CPOTrainer"), "preference", {"max_length": 32}, dict, ("rewards/margins", "nll_loss")
+    ),
+    "orpo": Kind(
+        _experimental("orpo", "ORPOTrainer"), "preference", {"max_length": 32}, dict, ("log_odds_ratio", "nll_loss")
+    ),
+    "tpo": Kind(_experimental("tpo", "TPOTrainer"), "reference", {"max_length": 32}, dict, ("rewards/margins",)),
+}  # fmt: skip
+
+
+def _config_of(trainer: Any) -> Any:
+    """DPOConfig beside DPOTrainer."""
+    import importlib
+
+    package = importlib.import_module(trainer.__module__.rpartition(".")[0])
+    name = trainer.__name__.replace("Trainer", "Config")
+    return getattr(package, name, None) or getattr(trl, name)
+
+
+def made(name: str, output: Path, mixed: bool = True, **more: Any) -> Any:
+    kind = KINDS[name]
+    base = kind.trainer()
+    args = arguments(_config_of(base), output, **kind.args | more.pop("args", {}))
+    named: dict[str, Any] = {"model": kind.model(), "processing_class": tokenizer(), "train_dataset": rows(kind.form)}
+    named |= kind.named()
+    if mixed:
+        base = type("Mixed" + base.__name__, (zo.TrainerMixin, base), {})
+        named["recipe"] = "spsa"
+    return base(args=args, **named | more)
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def logged(trainer: Any) -> list[dict[str, Any]]:
+    return [row for row in trainer.state.log_history if "loss" in row]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_trainer_trains_without_a_gradient_logs_as_ever_and_leaves_a_ledger(name: str, tmp_path: Path) -> None:
+    trainer = made(name, tmp_path / "run")
+    before = weights(trainer.model)
+    trainer.train()
+    after = weights(trainer.model)
+    assert not same(before, after)
+    assert all(parameter.grad is None for parameter in trainer.model.parameters())
+    entries = read(tmp_path / "run" / "ledger.zo").entries
+    assert [entry.skipped for entry in entries] == [False] * 4
+    trainer.model.load_state_dict(before)
+    replay(trainer.model, tmp_path / "run" / "ledger.zo")
+    assert same(weights(trainer.model), after)
+    last = {metric: value for row in logged(trainer) for metric, value in row.items()}
+    for wanted in (*KINDS[name].names, "learning_rate", "grad_norm", "zo/projected_gradient", "zo/forwards"):
+        assert math.isfinite(last[wanted]), wanted
+    assert last["zo/projected_gradient"] == entries[-1].terms[0][1]
+    assert last["grad_norm"] == pytest.approx(
+        abs(entries[-1].terms[0][1]) * sum(p.numel() for p in trainer.model.parameters()) ** 0.5, rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", ["sft", "dpo with its reference", "kto", "reward", "rloo"])
+def test_the_first_step_s_metrics_and_tokens_are_those_of_the_plain_trainer(name: str, tmp_path: Path) -> None:
+    """Counted once, not once a forward; equal but for a perturbation of 1e-6."""
+    settings = {"args": {"max_steps": 1, "gradient_checkpointing": False}}
+    from zerothorder.catalogue import build
+
+    mine = made(name, tmp_path / "mine", recipe=build("spsa", eps=1e-6), **settings)
+    mine.train()
+    plain = made(name, tmp_path / "plain", mixed=False, **settings)  # seeds the generators again
+    plain.train()
+    own, theirs = logged(mine)[0], logged(plain)[0]
+    timed = {"step_time", "grad_norm"}
+    assert own.keys() - timed == (theirs.keys() - timed) | {"zo/projected_gradient", "zo/forwards", "zo/skipped"}
+    for metric in theirs.keys() - timed:
+        assert own[metric] == pytest.approx(theirs[metric], rel=1e-3, abs=2e-4), metric
+
+
+def test_micro_batches_of_an_update_share_one_direction_and_make_the_step_of_the_whole_batch(tmp_path: Path) -> None:
+    whole = made("dpo", tmp_path / "whole", args={"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1})
+    parts = made("dpo", tmp_path / "parts", args={"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4})
+    for trainer in (whole, parts):
+        trainer.train()
+    for one, other in zip(*(read(tmp_path / n / "ledger.zo").entries for n in ("whole", "parts")), strict=True):
+        assert [key for key, _ in one.terms] == [key for key, _ in other.terms]
+        assert one.terms[0][1] == pytest.approx(other.terms[0][1], rel=2e-3)
+
+
+def test_a_token_mean_over_micro_batches_is_weighted_as_the_trainer_weights_it(tmp_path: Path) -> None:
+    """SFT divides by the tokens of the whole update: micro-batches of unlike length are not averaged as equals."""
+    from datasets import Dataset
+
+    texts = Dataset.from_list([{"text": " ".join(["w1", "w2", "w3"] * n)} for n in (1, 4, 2, 3)])
+    found: list[float] = []
+    for name, rows_each in (("whole", 4), ("parts", 1)):
+        args = {"per_device_train_batch_size": rows_each, "gradient_accumulation_steps": 4 // rows_each, "max_steps": 1}
+        made("sft", tmp_path / name, args=args, train_dataset=texts).train()
+        found.append(read(tmp_path / name / "ledger.zo").entries[0].terms[0][1])
+    assert found[0] == pytest.approx(found[1], rel=2e-3)
+
+
+def test_rates_are_the_trainer_s(tmp_path: Path) -> None:
+    trainer = made(
+        "sft", tmp_path / "run", args={"lr_scheduler_type": "linear", "warmup_steps": 1, "weight_decay": 0.1}
+    )
+    trainer.train()
+    entries = read(tmp_path / "run" / "ledger.zo").entries
+    assert [entry.rates["decay"].lr for entry in entries] == pytest.approx([0.0, 1e-3, 2e-3 / 3, 1e-3 / 3])
+    assert [entry.rates["decay"].decay for entry in entries] == pytest.approx([0.1] * 4)
+    assert {entry.rates["plain"].decay for entry in entries} == {0.0}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(dtype: torch.dtype, tmp_path: Path) -> None:
+    saving = {"args": {"save_strategy": "steps", "save_steps": 2}}
+    whole = made("dpo", tmp_path / "run", model=llama().to(dtype), **saving)
+    whole.train()
+    entries = read(tmp_path / "run" / "ledger.zo").entries
+    again = made("dpo", tmp_path / "run", model=llama().to(dtype), **saving)
+    again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    assert read(tmp_path / "run" / "ledger.zo").entries == entries
+    assert same(weights(again.model), weights(whole.model))
+    # what came after the checkpoint was not thrown away
+    assert read(tmp_path / "run" / "ledger.1.zo").entries == entries
+
+
+def test_adapters_are_trained_alone_and_resume_from_the_ledger_whatever_they_began_with(tmp_path: Path) -> None:
+    from peft import LoraConfig
+
+    saving = {"args": {"save_strategy": "steps", "save_steps": 2, "precompute_ref_log_probs": False}}
+
+    def adapted() -> Any:
+        lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"])
+        return made("dpo", tmp_path / "run", peft_config=lora, **saving)
+
+    torch.manual_seed(1)
+    whole = adapted()
+    base = weights(whole.model)
+    whole.train()
+    moved = {name for name, tensor in weights(whole.model).items() if not torch.equal(tensor, base[name])}
+    assert {"lora_" in name for name in moved} == {True}
+    torch.manual_seed(2)
+    again = adapted()
+    again.train(resume_from_checkpoint=True)  # at the last step: nothing is left to train
+    assert same(weights(again.model), weights(whole.model))
+    torch.manual_seed(3)
+    from_two = adapted()
+    from_two.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    assert same(weights(from_two.model), weights(whole.model))
+
+
+def test_a_reference_is_asked_once_a_batch_not_once_a_point(tmp_path: Path) -> None:
+    trainer = made("dpo with its reference", tmp_path / "run")
+    calls: list[int] = []
+    trainer.ref_model.register_forward_pre_hook(lambda *args: calls.append(1))
+    own = trainer.ref_model.forward
+    computed: list[int] = []
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        computed.append(1)
+        return own(*args, **kwargs)
+
+    trainer.ref_model.forward = forward
+    trainer.train()
+    # 4 updates of 2 micro-batches, and one for the check before the first
+    assert len(computed) == 9
+    assert len(calls) > 2 * 8
+
+
+def _slopes(trainer: Any, inputs: Any, key: Any) -> tuple[float, float]:
+    """The trainer's autograd derivative along z, and the central difference that a step would take."""
+    optimizer = trainer.create_optimizer()
+    run, model = optimizer.run, trainer.model
+    model.train()
+    loss_of = partial(super(zo.TrainerMixin, trainer).compute_loss, model, inputs)
+    loss_of().backward()
+    z = {}
+    for site in run.space:
+        z[site.name] = torch.zeros(site.numel)
+        run.direction.shift(z[site.name], z[site.name].clone(), site, key, 1.0, 0, run.state)
+    by_name = {site.name: site.parameter for site in run.space}
+    slope = sum(float((by_name[n].grad.reshape(-1).double() * z[n].double()).sum()) for n in z)
+    model.zero_grad(set_to_none=True)
+    if not optimizer.checked:
+        optimizer.check(loss_of)
+    eps = 5e-4
+    prepared = run.prepare(loss_of)
+    up, down = run.look([Point(((key, eps),)), Point(((key, -eps),))], prepared)
+    return slope, (up.mean() - down.mean()) / (2 * eps)
+
+
+LOSSES = [
+    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
+    "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+]  # fmt: skip
+
+
+def _batch(trainer: Any) -> Any:
+    return trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_dpo_loss_has_the_slope_that_autograd_has(loss: str, tmp_path: Path) -> None:
+    """Card preference-losses, check 3: relative error below 2e-3 at eps 5e-4 in float32."""
+    args: dict[str, Any] = {"loss_type": [loss], "per_device_train_batch_size": 8, "precompute_ref_log_probs": False}
+    args |= {"label_smoothing": 1e-3} if loss == "exo_pair" else {}
+    trainer = made("dpo with its reference", tmp_path / "run", args=args)
+    inputs = _batch(trainer)
+    pairs = [_slopes(trainer, inputs, Key("z", seed)) for seed in range(5)]
+    errors = [abs(a - b) for a, b in pairs]
+    assert max(errors) < 2e-3 * max(abs(a) for a, _ in pairs)
+    assert max(abs(a) for a, _ in pairs) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["kto", "cpo", "orpo", "tpo", "reward", "sft"])
+def test_other_losses_have_the_slope_that_autograd_has(name: str, tmp_path: Path) -> None:
+    """KTO's KL term is a constant to autograd, and so it is to a step."""
+    trainer = made(name, tmp_path / "run", args={"per_device_train_batch_size": 8})
+    inputs = _batch(trainer)
+    pairs = [_slopes(trainer, inputs, Key("z", seed)) for seed in range(5)]
+    assert max(abs(a - b) for a, b in pairs) < 2e-3 * max(abs(a) for a, _ in pairs)
+
+
+def test_a_term_under_no_grad_that_moved_would_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check above can fail: with KTO's KL term perturbed too, the slope is another one."""
+    from zerothorder.integrations.trainer_loss import TrainerLoss
+
+    monkeypatch.setattr(TrainerLoss, "constant_without_grad", False)
+    trainer = made("kto", tmp_path / "run", args={"per_device_train_batch_size": 8})
+    inputs = _batch(trainer)
+    pairs = [_slopes(trainer, inputs, Key("z", seed)) for seed in range(5)]
+    assert max(abs(a - b) for a, b in pairs) > 1e-2 * max(abs(a) for a, _ in pairs)
+
+
+def test_rloo_generates_once_for_its_steps_and_uses_every_slice_once(tmp_path: Path) -> None:
+    trainer = made("rloo", tmp_path / "run", args={"max_steps": 6, "steps_per_generation": 4})
+    generated, used = [], []
+    generate, loss = trainer._generate_and_score_completions, trainer._compute_loss
+
+    def counted(batch: Any) -> Any:
+        generated.append(trainer.state.global_step)
+        return generate(batch)
+
+    def looked(model: Any, inputs: Any) -> Any:
+        used.append((trainer._step, id(inputs)))
+        return loss(model, inputs)
+
+    trainer._generate_and_score_completions, trainer._compute_loss = counted, looked
+    trainer.train()
+    # 6 updates × 2 micro-batches, 4 micro-batches a generation
+    assert generated == [0, 2, 4]
+    assert len(read(tmp_path / "run" / "ledger.zo").entries) == 6
+    # every micro-batch one buffered slice of its own, however often it is looked at
+    assert [step for step, _ in dict.fromkeys(used)] == list(range(12))
+
+
+def test_generation_is_counted(tmp_path: Path) -> None:
+    trainer = made("rloo", tmp_path / "run", args={"max_steps": 1})
+    trainer.train()
+    without = made("rloo", tmp_path / "other", args={"max_steps": 1, "max_completion_length": 1})
+    without.train()
+    assert logged(trainer)[0]["zo/forwards"] > logged(without)[0]["zo/forwards"]
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        ({"use_weighting": True}, "constant to a gradient but not to a perturbation"),
+        ({"fp16": True}, "fp16=True scales gradients"),
+    ],
+)
+def test_arguments_that_cannot_be_meant_are_refused(args: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        made("dpo", tmp_path / "run", args=args)
+
+
+def test_grpo_is_refused_with_the_reason(tmp_path: Path) -> None:
+    mixed = type("Mixed", (zo.TrainerMixin, trl.GRPOTrainer), {})
+    args = arguments(trl.GRPOConfig, tmp_path / "run", num_generations=2, max_completion_length=5)
+    with pytest.raises(UsageError, match="the ratio is 1 everywhere"):
+        mixed(llama(), args=args, processing_class=tokenizer(), train_dataset=rows("prompt"), reward_funcs=distinct)
+
+
+def test_arguments_without_effect_are_switched_off_with_a_note(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        trainer = made("dpo", tmp_path / "run", args={"gradient_checkpointing": True, "max_grad_norm": 0.5})
+    assert (trainer.args.gradient_checkpointing, trainer.args.max_grad_norm) == (False, 0)
+    assert "gradient_checkpointing is switched off" in caplog.text
+    assert "max_grad_norm is switched off" in caplog.text
+
+
+def test_discopop_at_the_reference_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        made("dpo", tmp_path / "run", args={"loss_type": ["discopop"]})
+    assert "less likely" in caplog.text
+
+
+def test_an_optimizer_beside_the_recipe_is_refused(tmp_path: Path) -> None:
+    model = llama()
+    with pytest.raises(UsageError, match="the recipe brings the optimizer"):
+        made("sft", tmp_path / "run", model=model, optimizers=(torch.optim.SGD(model.parameters()), None))
+
+
+def test_resuming_without_the_ledger_or_from_no_checkpoint_says_so(tmp_path: Path) -> None:
+    trainer = made("sft", tmp_path / "run", args={"save_strategy": "steps", "save_steps": 2})
+    with pytest.raises(UsageError, match="no checkpoint"):
+        trainer.train(resume_from_checkpoint=True)
+    trainer.train()
+    (tmp_path / "run" / "ledger.zo").unlink()
+    with pytest.raises(UsageError, match=r"no .*ledger\.zo to resume from"):
+        made("sft", tmp_path / "run").train(resume_from_checkpoint=True)
+
+
+def test_resuming_on_another_base_names_it(tmp_path: Path) -> None:
+    made("sft", tmp_path / "run", args={"save_strategy": "steps", "save_steps": 2}).train()
+    with pytest.raises(LedgerError, match="another base"):
+        made("sft", tmp_path / "run", model=llama(5)).train(resume_from_checkpoint=True)
+
+
+def test_the_model_is_evaluated_at_its_weights(tmp_path: Path) -> None:
+    trainer = made("dpo", tmp_path / "run", eval_dataset=rows("preference", 4))
+    trainer.train()
+    first = trainer.evaluate()["eval_loss"]
+    assert trainer.evaluate()["eval_loss"] == first
+
+
+def test_plain_transformers_trainers_take_it_too(tmp_path: Path) -> None:
+    from transformers import Trainer, TrainingArguments
+
+    class Mixed(zo.TrainerMixin, Trainer):
+        pass
+
+    data = [{"input_ids": torch.tensor(ids), "labels": torch.tensor(ids)} for ids in ([3, 4, 5, 6], [7, 8, 9, 3])] * 4
+    trainer = Mixed(llama(), arguments(TrainingArguments, tmp_path / "run"), train_dataset=data, recipe="low-rank")
+    trainer.train()
+    assert len(read(tmp_path / "run" / "ledger.zo").entries) == 4
+    history = json.loads(json.dumps(trainer.state.log_history))
+    assert "zo/projected_gradient" in history[0]
