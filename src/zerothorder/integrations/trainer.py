@@ -52,7 +52,7 @@ class TrainerMixin:
     optimizer: Any
     state: Any
 
-    def __init__(self, *args: Any, recipe: str | Recipe = "low-rank", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, recipe: str | Recipe = "mezo", **kwargs: Any) -> None:
         if any(kwargs.get("optimizers", (None, None))[:1]):
             raise UsageError("the recipe brings the optimizer; give optimizers=(None, scheduler) or leave it out")
         self._zo_recipe = recipe
