@@ -7,7 +7,7 @@ from typing import Any
 
 from zerothorder.errors import UsageError, nearest
 from zerothorder.recipe import Recipe
-from zerothorder.recipes import low_rank, mezo, spsa
+from zerothorder.recipes import low_rank, mezo, spsa, zopro
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Row:
 
 CATALOGUE: dict[str, Row] = {
     kind.name: Row(kind, mezo.SCHEME_DEFAULTS) for kind in (mezo.MeZO, spsa.SPSA, low_rank.LowRankSPSA)
-}
+} | {zopro.ZOPrO.name: Row(zopro.ZOPrO, {scheme: {} for scheme in mezo.SCHEME_DEFAULTS})}
 
 
 def register(recipe: type[Recipe], schemes: Mapping[str, Mapping[str, float]] | None = None) -> type[Recipe]:

@@ -13,12 +13,14 @@ __all__ = ["Estimate", "Estimator", "Step"]
 
 @dataclass(frozen=True)
 class Step:
-    """What an estimator may know: its place in the run, the rates, the written past, and a view of the State."""
+    """What an estimator may know: its place in the run of `steps` (0: not known), the rates, the written past, and a
+    view of the State."""
 
     index: int
     rates: Mapping[str, Rates]
     past: Sequence[Entry]
     state: State
+    steps: int = 0
 
     @property
     def lr(self) -> float:

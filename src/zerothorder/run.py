@@ -121,7 +121,7 @@ class Run:
             for name, value in (("lr", rate.lr), ("weight_decay", rate.decay)):
                 if not 0 <= value < math.inf:
                     raise UsageError(f"{name} is {value:g} at step {self.index}; give a finite number, 0 or more")
-        self._open = self.estimator(Step(self.index, self._rates, self.ledger.past, self.state))
+        self._open = self.estimator(Step(self.index, self._rates, self.ledger.past, self.state, self.steps))
         return next(self._open)
 
     def tell(self, values: list[Values]) -> Entry | list[Point]:

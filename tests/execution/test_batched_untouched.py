@@ -129,16 +129,20 @@ def test_an_error_while_weights_are_made_changes_nothing(at: int, monkeypatch: p
     """Out of memory in the carried layers' own weights."""
     from zerothorder.execution import copies
 
-    net, calls, own = Net(), 0, copies.write_probes
+    net, calls = Net(), 0
 
-    def failing(*args: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == at:
-            raise torch.OutOfMemoryError("planted")
-        own(*args)
+    def failing(own: Any) -> Any:
+        def fail(*args: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == at:
+                raise torch.OutOfMemoryError("planted")
+            return own(*args)
 
-    monkeypatch.setattr(copies, "write_probes", failing)
+        return fail
+
+    for name in ("write_probes", "small_probes"):
+        monkeypatch.setattr(copies, name, failing(getattr(copies, name)))
     with untouched(net), pytest.raises(torch.OutOfMemoryError):
         look(Batched(check=False), bind(net), batch(), pairs(1))
 

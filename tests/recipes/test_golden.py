@@ -21,6 +21,7 @@ from zerothorder.catalogue import CATALOGUE
 from zerothorder.execution.swap import Swap
 from zerothorder.key import Key
 from zerothorder.point import Values
+from zerothorder.recipes.zopro import guide
 from zerothorder.run import Run
 from zerothorder.space import ParameterSpace
 
@@ -55,6 +56,10 @@ def run_of(name: str, row: dict[str, Any]) -> dict[str, Any]:
     recipe = CATALOGUE[name].recipe(**row["settings"])
     steps = row["steps"]
     run = Run(model, ParameterSpace.of(model), recipe, Distance(), Swap(), seed=row["seed"], steps=steps)
+    if "mu" in recipe.tags:
+        # towards the minimum, and off a vector of equal elements: exact in binary, both
+        shapes = {name: p.detach() for name, p in model.named_parameters()}
+        guide(run, {n: 0.25 - p for n, p in shapes.items()}, {n: torch.ones_like(p) for n, p in shapes.items()})
     losses = [run.step(None).notes["loss"] for _ in range(steps)]
     digest = hashlib.sha256()
     for parameter in model.parameters():

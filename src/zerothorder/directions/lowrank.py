@@ -43,7 +43,8 @@ class LowRank:
     def factors(
         self, sites: Iterable[Site], keys: Sequence[Key | str], dtype: torch.dtype
     ) -> dict[str, tuple[Tensor, Tensor, float]]:
-        """(A, B, s) by site name, in a dtype that holds the law: the keys' factors side by side, A (m, Kr), B (Kr, n).
+        """(A, B, s) by site name: the keys' factors side by side, A (m, Kr), B (Kr, n), in float32 or float64, or
+        rounded to a narrower dtype.
 
         Sites without factors are left out; all are if a key names a vector. A site's draw is A row by row, then B row
         by row; all sites are drawn in one go.
@@ -60,8 +61,10 @@ class LowRank:
                 starts += [start] * len(own)
                 ends += [end + length * n for n in range(1, len(own) + 1)]
                 end += length * len(own)
-        flat = torch.empty(end, dtype=dtype, device=drawn[0][0].parameter.device)
+        wide = dtype if dtype == torch.float64 else torch.float32
+        flat = torch.empty(end, dtype=wide, device=drawn[0][0].parameter.device)
         random.pieces(flat, self.law, seeds, starts, ends)
+        flat = flat.to(dtype)
         sizes = [n * self.rank * len(keys) for _, shape in drawn for n in shape]
         parts = iter(torch.split(flat, sizes))
         for site, (rows, columns) in drawn:

@@ -1,27 +1,38 @@
 """Two-point finite differences along random directions."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 from zerothorder.errors import UsageError
 from zerothorder.estimate import Estimate, Estimator, Step
+from zerothorder.key import Key
 from zerothorder.point import Point, Values
 
+Along = Callable[[Step, int], tuple[tuple[Key, float], ...]]
+"""The direction of a step's j-th draw as a sum of keys with weights."""
 
-def central(eps: float, draws: int = 1) -> Estimator:
+
+def one_key(step: Step, draw: int) -> tuple[tuple[Key, float], ...]:
+    """The draw itself."""
+    return ((step.key(draw), 1.0),)
+
+
+def central(eps: float, draws: int = 1, along: Along = one_key) -> Estimator:
     """n-SPSA: ρ_j = (L(θ + ε z_j) - L(θ - ε z_j)) / 2ε, estimate Σ_j ρ_j z_j / n. 2n evaluations.
 
     Unbiased for the gradient of L smoothed by ε; exact along z for quadratics. The loss noted is the mean over all
-    points. Source: Spall 1992 (SPSA); Malladi et al. 2023 (n-SPSA for language models).
+    points. z_j is what `along` says: one draw, or a sum of draws and vectors of the State, each with its own scalar in
+    the ledger. Source: Spall 1992 (SPSA); Malladi et al. 2023 (n-SPSA for language models).
     """
     _check(eps)
     if draws < 1:
         raise UsageError(f"draws is {draws}; at least 1 direction a step is needed")
 
     def estimate(step: Step) -> Generator[list[Point], list[Values], Estimate]:
-        keys = [step.key(j) for j in range(draws)]
-        values = yield [Point(((key, sign * eps),)) for key in keys for sign in (1.0, -1.0)]
+        ways = [along(step, j) for j in range(draws)]
+        values = yield [Point(tuple((key, s * eps * c) for key, c in way)) for way in ways for s in (1.0, -1.0)]
         means = [v.mean() for v in values]
-        terms = tuple((key, (means[2 * j] - means[2 * j + 1]) / (2 * eps) / draws) for j, key in enumerate(keys))
+        slopes = [(up - down) / (2 * eps) / draws for up, down in zip(means[::2], means[1::2], strict=True)]
+        terms = tuple((key, slope * c) for way, slope in zip(ways, slopes, strict=True) for key, c in way)
         return Estimate(terms, {"loss": sum(means) / len(means)})
 
     return estimate

@@ -14,7 +14,7 @@ from zerothorder.execution.nested import Inseparable, Path
 from zerothorder.execution.observe import named_modules
 from zerothorder.execution.swap import Swap, owned
 from zerothorder.execution.together import check_together
-from zerothorder.execution.visit import Visit
+from zerothorder.execution.visit import Owner, Visit, owners_of
 from zerothorder.key import Key
 from zerothorder.objectives import Objective
 from zerothorder.point import Point, Values
@@ -145,16 +145,17 @@ class Batched:
         self.rowless |= {(modules[name], tuple(path)) for name, *path in self._named if name in modules}
         self._named = ()
 
-    def _owned(self, around: Surroundings) -> tuple[list[tuple[nn.Module, list[Site]]], list[Site]]:
+    def _owned(self, around: Surroundings) -> tuple[list[Owner], list[Site]]:
         """`owned`, which walks the whole model, once for a model and its sites."""
         if self._known is None or self._known[0] is not around.model or self._known[1] is not around.space:
-            self._known = (around.model, around.space, owned(around.model, around.space, self.owners))
+            plan, whole = owned(around.model, around.space, self.owners)
+            self._known = (around.model, around.space, (owners_of(plan), whole))
         return self._known[2]
 
     def _together(
         self,
         points: Sequence[Point],
-        plan: Sequence[tuple[nn.Module, list[Site]]],
+        plan: Sequence[Owner],
         objective: Objective,
         batches: Mapping[str, Any],
         key: Key,

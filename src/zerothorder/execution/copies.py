@@ -8,10 +8,13 @@ from torch import Tensor
 
 from zerothorder.directions import factors
 from zerothorder.execution import Surroundings
-from zerothorder.execution.probe import write_probes
+from zerothorder.execution.probe import small_probes, write_probes
 from zerothorder.point import Point
 from zerothorder.profile import timed
 from zerothorder.space import Site
+
+SMALL = 1 << 16
+"""Elements of a vector that is made together with the others."""
 
 
 class Copies:
@@ -35,32 +38,43 @@ class Copies:
         for p, point in enumerate(points):
             for key, c in point.terms:
                 self.coefficients[p, self.keys.index(key)] += c
-        self._drawn: dict[tuple[torch.dtype, torch.dtype], dict[str, tuple[Tensor, Tensor, Tensor]]] = {}
+        self._factors: dict[tuple[str, torch.dtype], tuple[Tensor, Tensor, float]] = {}
+        self._dtypes: dict[torch.dtype, torch.dtype] = {}
+        self._meant: dict[tuple[float, int, torch.dtype], Tensor] = {}
+        self._small: dict[str, Tensor] | None = None
+        self._drawn: set[torch.dtype] = set()
 
     def __len__(self) -> int:
         return len(self.points)
 
     def factors(self, site: Site, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor] | None:
         """(A (m, K), B (K, n), C (P, K)) in `dtype`, s in C; None where z has no factors."""
-        if (site.grid.compute, dtype) not in self._drawn:
-            self._draw(site.grid.compute, dtype)
-        return self._drawn[site.grid.compute, dtype].get(site.name)
+        found = self._factors.get((site.name, dtype))
+        if found is None:
+            self._draw(site, dtype)
+            found = self._factors.get((site.name, dtype))
+        if found is None:
+            return None
+        a, b, s = found
+        if (kind := (s, a.shape[1], dtype)) not in self._meant:
+            c = (self.coefficients * s).repeat_interleave(a.shape[1] // len(self.keys), 1)
+            self._meant[kind] = c.to(a.device, dtype)
+        return a, b, self._meant[kind]
 
     @timed("perturbation")
-    def _draw(self, compute: torch.dtype, dtype: torch.dtype) -> None:
-        """All sites of a compute dtype at once: one small draw a layer would cost more than the products."""
+    def _draw(self, site: Site, dtype: torch.dtype) -> None:
+        """All sites of a compute dtype at once: one small draw a layer would cost more than the products. Where one is
+        asked for in a second dtype (an output layer in float32), it alone."""
+        compute = site.grid.compute
+        first = self._dtypes.setdefault(compute, dtype) == dtype
+        if not self.keys or (first and compute in self._drawn):
+            return
+        self._drawn.add(compute)
         # of a shard, layers hold a part of the matrix that the factors make
-        held = [site for site in self.around.space if tuple(site.parameter.shape) == site.shape]
-        sites = [site for site in held if site.grid.compute == compute]
-        found = factors(self.around.direction, sites, self.keys if self.keys else [], compute)
-        own: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
-        kinds: dict[tuple[float, int], Tensor] = {}
-        for name, (a, b, s) in found.items():
-            if (kind := (s, a.shape[1])) not in kinds:
-                c = (self.coefficients * s).repeat_interleave(a.shape[1] // len(self.keys), 1)
-                kinds[kind] = c.to(a.device, dtype)
-            own[name] = (a.to(dtype), b.to(dtype), kinds[kind])
-        self._drawn[compute, dtype] = own
+        held = [own for own in (self.around.space if first else [site]) if tuple(own.parameter.shape) == own.shape]
+        sites = [own for own in held if own.grid.compute == compute]
+        for name, own in factors(self.around.direction, sites, self.keys, dtype).items():
+            self._factors[name, dtype] = own
 
     def scaled(self, t: Tensor, c: Tensor) -> Tensor:
         """t (rows of all points, …, K) times each point's coefficients C (P, K), in place."""
@@ -88,8 +102,20 @@ class Copies:
         return found
 
     def vectors(self, site: Site) -> Tensor:
-        """(P, *shape): a small site at every point."""
+        """(P, *shape): a small site at every point. All small sites are made at the first call."""
+        if self._small is None:
+            self._small = self._make_small()
+        if site.name in self._small:
+            return self._small[site.name]
         out = self.room(site, len(self), *site.parameter.shape)
         for group in self.groups:
             self.weights(site, out[group], group)
         return out
+
+    def _make_small(self) -> dict[str, Tensor]:
+        sites = [site for site in self.around.space if site.parameter.ndim < 2 and site.numel <= SMALL]
+        parts = [
+            small_probes(sites, self.points[group], self.around.direction, self.around.state) for group in self.groups
+        ]
+        names = set[str]().union(*parts[:1]).intersection(*parts[1:])
+        return {name: torch.cat([part[name] for part in parts]) if len(parts) > 1 else parts[0][name] for name in names}

@@ -1,15 +1,22 @@
 """A site's weights at a point: one arithmetic for every executor."""
 
 from collections.abc import Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
+from zerothorder import random
 from zerothorder.directions import Direction, factors, folded, plain_draws
 from zerothorder.point import Point, Term
 from zerothorder.profile import timed
 from zerothorder.scratch import buffer
 from zerothorder.space import CHUNK, Site
 from zerothorder.state import State, residual_of
+
+if TYPE_CHECKING:
+    from zerothorder.grids import Grid
 
 
 @timed("perturbation")
@@ -98,6 +105,36 @@ def write_probes(
                 write_probe(one, site, point.terms, direction, state, own)
         else:
             write_probe(target, site, point.terms, direction, state, part)
+
+
+@timed("perturbation")
+def small_probes(
+    sites: Sequence[Site], points: Sequence[Point], direction: Direction, state: State
+) -> dict[str, Tensor]:
+    """`write_probes` of many small sites with a few launches in all; by name (points, …), where it can be done so."""
+    kinds: dict[tuple[Grid, str, torch.device], list[tuple[Site, int]]] = {}
+    for site in sites:
+        draw = _common(site, points, direction)
+        if draw is not None and site.segments == ((0, 0, site.numel),):
+            kinds.setdefault((site.grid, draw[0], site.parameter.device), []).append((site, draw[1]))
+    found: dict[str, Tensor] = {}
+    for (grid, law, device), drawn in kinds.items():
+        own = [site for site, _ in drawn]
+        sizes = [site.numel for site in own]
+        ends = list(accumulate(sizes))
+        z, w = (torch.empty(ends[-1], dtype=grid.compute, device=device) for _ in range(2))
+        random.pieces(z, law, [seed for _, seed in drawn], [0] * len(drawn), ends)
+        residuals = [residual_of(site, state) for site in own]
+        rest = None
+        if any(byte is not None for byte in residuals):
+            none = [torch.zeros(0, dtype=torch.int8)] if None in residuals else []
+            rest = torch.cat([none[0].new_zeros(n) if b is None else b for b, n in zip(residuals, sizes, strict=True)])
+        grid.load(w, torch.cat([site.read() for site in own]), rest)
+        c = torch.tensor([point.terms[0][1] for point in points], dtype=grid.compute, device=device)
+        probes = (w + z * c[:, None]).to(grid.dtype)
+        for site, part in zip(own, torch.split(probes, sizes, 1), strict=True):
+            found[site.name] = part.unflatten(1, site.parameter.shape) if site.parameter.ndim != 1 else part
+    return found
 
 
 def _common(site: Site, points: Sequence[Point], direction: Direction) -> tuple[str, int] | None:

@@ -23,6 +23,20 @@ _ACTIVE: dict[int, "Visit"] = {}
 _KINDS: dict[type, type] = {}
 
 
+Owner = tuple[nn.Module, list[Site], dict[str, Site]]
+"""A module, the sites exchanged with it, and those of them that are its own parameters, by their name there."""
+
+
+def owners_of(plan: Sequence[tuple[nn.Module, list[Site]]]) -> list[Owner]:
+    """The plan of `swap.owned`, with the names that carrying layers go by."""
+    found: list[Owner] = []
+    for module, sites in plan:
+        by_id = {id(site.parameter): site for site in sites}
+        own = {n: by_id[id(p)] for n, p in module.named_parameters(recurse=False) if id(p) in by_id}
+        found.append((module, sites, own))
+    return found
+
+
 def _intercepting(kind: type) -> type:
     """The class with its call intercepted, hooks included: a hook on a module sees each point's weights in place."""
     if kind not in _KINDS:
@@ -64,17 +78,15 @@ class Visit:
         self.first_layers: FirstLayers | None = None
         self.one_by_one: set[str] = set()
 
-    def install(self, plan: Sequence[tuple[nn.Module, list[Site]]], shared: nn.Module | bool | None) -> None:
+    def install(self, plan: Sequence[Owner], shared: nn.Module | bool | None) -> None:
         """Intercept the calls of modules that own sites. `shared`: the block up to which points are one (see
         `FirstLayers`); None to learn it."""
         model = base_model(self.around.model)
         self.handles.append(model.register_forward_pre_hook(self._count, with_kwargs=True, prepend=True))
         if shared is not False:
             self.first_layers = FirstLayers(model, len(self.copies), self.rows, shared if shared is not True else None)
-        for module, sites in plan:
+        for module, sites, own in plan:
             self.sites[module], self.kinds[module] = sites, type(module)
-            by_id = {id(site.parameter): site for site in sites}
-            own = {n: by_id[id(p)] for n, p in module.named_parameters(recurse=False) if id(p) in by_id}
             carry = carrier(type(module))
             usual = "forward" not in vars(module)  # one module's own forward may compute anything
             if carry is not None and usual and len(own) == len(sites) and type(module).__name__ not in self.singly:
@@ -185,6 +197,9 @@ class Visit:
 
     def _tell_apart(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         self.apart = set()
+        usual = len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and self._divides(args[0])
+        if usual and not any(own is module for own, _ in self.rowless):
+            return  # without a walk through the arguments
         for path, tensor in leaves((args, kwargs)):
             # where first layers run once, even the batch holds one point's rows there
             if not self._divides(tensor) and not (self.first_layers is not None and self.first_layers.applies):

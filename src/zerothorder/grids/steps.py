@@ -16,8 +16,9 @@ import torch
 from numba import njit, prange, uint32, uint64
 from torch import Tensor
 
-from zerothorder.grids.cpu import _bits, _float, _nearest, _put, _read, _u, _wide
-from zerothorder.random.cpu import TILE, add_draw, follow_threads, law_of, span, split, split_all, stream
+from zerothorder.grids.cpu import _bits, _float, _nearest, _read, _u
+from zerothorder.grids.outer import _row
+from zerothorder.random.cpu import TILE, add_draw, follow_threads, law_of, span, split_all, stream
 
 
 @dataclass
@@ -71,14 +72,6 @@ def _add_four_twice(
 
 
 @njit
-def _row(element: Any, left: Any, n: Any) -> Any:
-    """(row, column, number of elements) of what comes next in a matrix of n columns, at most `left` elements."""
-    row = element // n
-    col = element - row * n
-    return row, col, min(n - col, left)
-
-
-@njit
 def add_outer(g: Any, skip: Any, count: int, element: Any, a: Any, b: Any, lo: int, hi: int) -> None:
     """g[skip : skip+count] += Σ_k a_k b_kᵀ for k = lo … hi in order; g's first element there is `element` of z.
 
@@ -115,60 +108,6 @@ def _terms(
     else:
         for d in range(lo, hi):
             add_draw(g, law, table, t, k0[d], k1[d], c[d])
-
-
-@njit
-def _row_exact(w: Any, at: Any, b: Any, col: Any, take: Any, a: Any, decay: Any, rate: Any) -> None:
-    zero = w.dtype.type(0)
-    for i in range(take):
-        j = at + uint64(i)
-        g = zero + a * b[col + uint64(i)]
-        if decay != 0:
-            g += w[j] * decay
-        w[j] = w[j] - g * rate
-
-
-@njit
-def _row_bfloat16(
-    stored: Any, residual: Any, at: Any, random: Any, skip: Any, b: Any, col: Any, take: Any, a: Any, decay: Any,
-    rate: Any,
-) -> None:  # fmt: skip
-    signed = residual.view(np.int8)
-    for i in range(take):
-        j = at + uint64(i)
-        w = _float(_wide(stored, signed, j))
-        g = np.float32(0) + a * b[col + uint64(i)]
-        if decay != 0:
-            g += w * decay
-        _put(stored, residual, j, _bits(w - g * rate), random[skip + uint64(i)])
-
-
-@njit(parallel=True, nogil=True, cache=True)
-def _outer_exact(w: Any, a: Any, b: Any, rate: Any, decay: Any, start: int) -> None:
-    """One step along one outer product: each weight is read, moved and written in one loop."""
-    n, only = uint64(b.shape[1]), b[0]
-    for t in prange(start // TILE, (start + w.size + TILE - 1) // TILE):
-        skip, at, count = span(t, start, w.size)
-        done = uint64(0)
-        while done < uint64(count):
-            row, col, take = _row(uint64(t) * uint64(TILE) + skip + done, uint64(count) - done, n)
-            _row_exact(w, at + done, only, col, take, a[row, 0], decay, rate)
-            done += take
-
-
-@njit(parallel=True, nogil=True, cache=True)
-def _outer_bfloat16(
-    stored: Any, residual: Any, a: Any, b: Any, rate: Any, decay: Any, r0: Any, r1: Any, start: int
-) -> None:
-    n, only = uint64(b.shape[1]), b[0]
-    for t in prange(start // TILE, (start + stored.size + TILE - 1) // TILE):
-        skip, at, count = span(t, start, stored.size)
-        random = stream(8, t, r0, r1).view(np.uint8)
-        done = uint64(0)
-        while done < uint64(count):
-            row, col, take = _row(uint64(t) * uint64(TILE) + skip + done, uint64(count) - done, n)
-            _row_bfloat16(stored, residual, at + done, random, skip + done, only, col, take, a[row, 0], decay, rate)
-            done += take
 
 
 @njit
@@ -258,15 +197,8 @@ def move(stored: Tensor, residual: Tensor | None, moves: Moves, start: int) -> N
     dtype = stored.dtype if residual is None else torch.float32
     number = np.float64 if dtype == torch.float64 else np.float32
     rates = np.array(moves.ends, np.int64), np.array(moves.rates, number), np.array(moves.decays, number)
-    outer, several = cast(Any, _outer_bfloat16), cast(Any, _bfloat16)
+    several = cast(Any, _bfloat16)
     pair: Any = () if residual is None else (_u(stored, np.uint16), _u(residual, np.uint8))
-    if moves.factors is not None and moves.ends == [1]:
-        one = moves.factors[0].numpy(), moves.factors[1].numpy(), rates[1][0], rates[2][0]
-        if residual is None:
-            _outer_exact(stored.numpy(), *one, start)
-        else:
-            outer(*pair, *one, *split(moves.seeds[0]), start)
-        return
     terms = *law_of(moves.law, dtype), *split_all(moves.keys), np.array(moves.scalars, number)
     if residual is None:
         _exact(stored.numpy(), *terms, *_factors(moves, number), *rates, start)

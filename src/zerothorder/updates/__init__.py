@@ -4,7 +4,7 @@ Only +, -, ×, ÷ and √, each rounded on its own: the same bits on every CPU.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -17,7 +17,7 @@ from zerothorder.ledger.entry import Entry
 from zerothorder.scratch import buffer
 from zerothorder.space import CHUNK, ParameterSpace, Site
 from zerothorder.state import RESIDUAL, State, residual_of
-from zerothorder.updates.fused import Drawn, drawn, moves_of
+from zerothorder.updates.fused import Drawn, drawn, moves_of, outer_of
 
 FEW = 4
 """Terms whose factors are drawn for all sites at once; those of more would take memory."""
@@ -88,7 +88,10 @@ class Update:
             if self._local and all(entry.dense is None for entry in entries):
                 few = sum(len(entry.terms) for entry in entries) <= FEW
                 outer = drawn(entries, space, direction) if few else None
+                done = self._at_once(entries[0], space, direction, state, outer) if len(entries) == 1 else set[str]()
                 for site in space:
+                    if site.name in done:
+                        continue
                     own = drawn(entries, [site], direction) if outer is None else outer
                     self._steps(entries, site, direction, state, own)
             else:
@@ -97,6 +100,29 @@ class Update:
                         transform.begin(state)
                     for site in space:
                         self._site(entry, site, direction, state)
+
+    def _at_once(
+        self, entry: Entry, space: ParameterSpace, direction: Direction, state: State, outer: Drawn | None
+    ) -> set[str]:
+        """Take the step of every matrix that moves along one outer product, in one launch; their names."""
+        if not outer:
+            return set()
+        from zerothorder.grids.outer import Outer, move_all
+
+        kinds: dict[torch.dtype, list[Outer]] = {}
+        written: list[tuple[Site, Tensor]] = []
+        for site in space:
+            found = outer_of(entry, site, direction.run_key, bool(self.transforms), outer)
+            if found is not None:
+                flat, step = found
+                step = replace(step, residual=_residual(site, state))
+                kinds.setdefault(flat.dtype, []).append(step)
+                written.append((site, flat))
+        for steps in kinds.values():
+            move_all(steps)
+        for site, flat in written:
+            site.write(flat)
+        return {site.name for site, _ in written}
 
     @property
     def _local(self) -> bool:

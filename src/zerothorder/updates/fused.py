@@ -12,6 +12,7 @@ from zerothorder.ledger.entry import Entry
 from zerothorder.space import Site
 
 if TYPE_CHECKING:
+    from zerothorder.grids.outer import Outer
     from zerothorder.grids.steps import Moves
 
 
@@ -57,6 +58,22 @@ def moves_of(entries: Sequence[Entry], site: Site, direction: Direction, decays:
         moves.decays.append(rates.decay if decays else 0.0)
         moves.seeds.append(Key("round", entry.step).seed(direction.run_key, site.id))
     return moves
+
+
+def outer_of(entry: Entry, site: Site, run_key: bytes, decays: bool, outer: Drawn) -> "tuple[Tensor, Outer] | None":
+    """The site as 1-D and its step, where that is one outer product of a whole matrix; without its residual."""
+    found = outer.get(site.name)
+    if found is None or len(entry.terms) != 1 or found[0].shape[1] != 1 or len(site.segments) != 1:
+        return None
+    flat, (a, b, s) = site.read(), found
+    if site.segments[0] != (0, 0, b.numel() * a.numel()) or not (a.is_contiguous() and b.is_contiguous()):
+        return None
+    from zerothorder.grids.outer import Outer
+
+    rates = entry.rates[site.group]
+    rate, decay = 1.0 if entry.absolute else rates.lr, rates.decay if decays else 0.0
+    seed = Key("round", entry.step).seed(run_key, site.id)
+    return flat, Outer(flat, None, a, b, entry.terms[0][1] * s, rate, decay, seed)
 
 
 def _fits(site: Site) -> bool:

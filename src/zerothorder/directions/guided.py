@@ -1,0 +1,102 @@
+"""Directions of a given length beside a given vector and off another: what a guided search draws from."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from zerothorder import random
+from zerothorder.directions import View
+from zerothorder.directions.laws import Dense
+from zerothorder.errors import UsageError
+from zerothorder.key import Key
+from zerothorder.scratch import buffer
+from zerothorder.space import CHUNK, Site
+from zerothorder.state import State
+from zerothorder.sums import ordered_dot, ordered_sum
+
+_REMEMBERED = 1 << 14
+
+
+@dataclass(frozen=True)
+class Guided:
+    """z = ‖along‖ · u/‖u‖ a tensor, u = w - ⟨off, w⟩ off for a draw w of `law`; a key tagged `along` is that vector.
+
+    `along` and `off` name vectors in the State, one tensor a site; `off` has length 1, or is missing: nothing is
+    taken out then. E[z] = 0; with w Gaussian z is uniform on a sphere in the complement of `off`, so
+    E[z zᵀ] = ‖along‖²/(n-1)·(I - off offᵀ), n the elements of the tensor. A site is drawn whole: its norms go through
+    all of it, so shards are refused. Source: ZOPrO (Galatolo et al. 2025).
+    """
+
+    run_key: bytes
+    law: str = "gaussian"
+    along: str = "mu"
+    off: str = "v"
+    dense: Dense = field(init=False, repr=False, compare=False)
+    _known: dict[tuple[int, Key | None, int], tuple[float, float]] = field(
+        init=False, repr=False, compare=False, default_factory=dict[tuple[int, Key | None, int], tuple[float, float]]
+    )
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dense", Dense(self.run_key, self.law))
+
+    def shift(
+        self, out: Tensor, source: Tensor, site: Site, term: Key | str, coefficient: float, start: int, state: State,
+        view: View = "probe",
+    ) -> None:  # fmt: skip
+        """See `Direction.shift`."""
+        if isinstance(term, str) or term.tag == self.along:
+            name = term if isinstance(term, str) else self.along
+            self.dense.shift(out, source, site, name, coefficient, start, state, view)
+            return
+        scale, taken = self._scales(site, term, state)
+        z = torch.zeros_like(out)
+        random.shift(z, z, self.law, term.seed(self.run_key, site.id), scale, start)
+        if taken:
+            own = state.tensor(self.off, site.name).reshape(-1)[start : start + out.numel()].to(out.dtype)
+            z -= own * taken
+        torch.add(source, z.mul_(coefficient), out=out)
+
+    def _scales(self, site: Site, term: Key, state: State) -> tuple[float, float]:
+        """(s, s·⟨off, w⟩) with s = ‖along‖/‖u‖, so that z = s·w - s·⟨off, w⟩·off."""
+        mu = state.tensor(self.along, site.name)
+        at = (site.id, term, id(mu))
+        if at not in self._known:
+            if len(self._known) > _REMEMBERED:
+                self._known.clear()
+            if site.numel != torch.Size(site.shape).numel():
+                raise UsageError(f"{site.name} is a shard; a guided direction needs whole tensors, for their norms")
+            length = self._length(site, mu)
+            inner, square = self._draw(site, term, state)
+            scale = length / math.sqrt(square) if square > 0 else 0.0
+            self._known[at] = (scale, scale * inner)
+        return self._known[at]
+
+    def _length(self, site: Site, mu: Tensor) -> float:
+        at = (site.id, None, id(mu))
+        if at not in self._known:
+            flat = mu.reshape(-1)
+            parts = [ordered_dot(flat[local], flat[local]) for local, _ in site.chunks()]
+            self._known[at] = (math.sqrt(_sum(parts)), 0.0)
+        return self._known[at][0]
+
+    def _draw(self, site: Site, term: Key, state: State) -> tuple[float, float]:
+        """(⟨off, w⟩, ‖w - ⟨off, w⟩ off‖²), chunk by chunk."""
+        off = state.tensor(self.off, site.name).reshape(-1) if state.has(self.off, site.name) else None
+        seed, size = term.seed(self.run_key, site.id), min(CHUNK, site.numel)
+        whole = buffer("guided", size, site.grid.compute, site.parameter.device)
+        squares, inners, lengths = list[float](), list[float](), list[float]()
+        for local, start in site.chunks():
+            w = whole[: local.stop - local.start].zero_()
+            random.shift(w, w, self.law, seed, 1.0, start)
+            squares.append(ordered_dot(w, w))
+            if off is not None:
+                inners.append(ordered_dot(w, off[local]))
+                lengths.append(ordered_dot(off[local], off[local]))
+        inner = _sum(inners)
+        return inner, _sum(squares) - 2 * inner * inner + inner * inner * _sum(lengths)
+
+
+def _sum(parts: list[float]) -> float:
+    return ordered_sum(torch.tensor(parts, dtype=torch.float64))
