@@ -100,6 +100,10 @@ def forward(model: Any, batch: list[Row], loss: str = "choice") -> float:
         return objective(loss).evaluate(model, batch).mean()
 
 
+SETTLED = 1.0
+"""Seconds above which a task's own start weighs nothing."""
+
+
 def interleaved(
     tasks: Mapping[str, Callable[[], object]],
     settings: Settings,
@@ -110,6 +114,9 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Seconds of every task, one after the other in every round, so that a slow minute falls on all of them.
 
+    Training takes step after step, so a task of less than `SETTLED` seconds runs twice in a round and the second time
+    counts: what the task before it left in caches and thread pools is not its own. Every side of a ratio is timed so.
+
     `settings.repeats` rounds, or fewer but at least `least` where the time is up. A round that is not counted comes
     first, to compile, fill caches and make State; `warm` is run instead of it where it would cost too much.
     """
@@ -117,14 +124,18 @@ def interleaved(
     for task in tasks.values() if warm is None else [warm]:
         task()
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    settles = dict.fromkeys(tasks, False)
     for done in range(wanted):
         round_began = time.perf_counter()
         if done >= least and round_began + longest > settings.until:
             break
         for name, task in tasks.items():
+            if settles[name]:
+                task()
             began = time.perf_counter()
             task()
             seconds[name].append(time.perf_counter() - began)
+            settles[name] = seconds[name][-1] < SETTLED
         longest = max(longest, time.perf_counter() - round_began)
     return seconds
 

@@ -26,10 +26,11 @@ CHECKS = {
         *("batched trap: dropout, batch norm", "batched trap: cache", "batched trap: masks and positions"),
         "batched trap: small matrices",
     ),
+    "ZOPrO": (*"123456", "trap: schedule", "trap: names and shapes"),
 }
 """What the card of each method asks for, by the method's heading; of SPSA, which has none, the page says what."""
 
-FILES = {"MeZO": "test_mezo.py", "SPSA": "test_spsa.py", "Low-rank SPSA": "test_low_rank.py"}
+FILES = {"MeZO": "test_mezo.py", "SPSA": "test_spsa.py", "Low-rank SPSA": "test_low_rank.py", "ZOPrO": "test_zopro.py"}
 """The tests of each recipe by itself: every one of them stands for a check."""
 
 SECTIONS = ("Settings", "What the official code does differently", "What was reproduced", "Card check to test")

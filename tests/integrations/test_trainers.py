@@ -330,6 +330,37 @@ def test_rloo_generates_once_for_its_steps_and_uses_every_slice_once(tmp_path: P
     assert [step for step, _ in dict.fromkeys(used)] == list(range(12))
 
 
+def test_zopro_trains_a_policy_by_rloo(tmp_path: Path) -> None:
+    """Card ZOPrO, check 5: at θ the surrogate is 0 (the ratio is 1, advantages cancel) and no graph exists."""
+    from safetensors.torch import save_file
+
+    from zerothorder.catalogue import build
+    from zerothorder.recipes.zopro import difference
+
+    save_file(difference(weights(llama(1)), weights(llama(0))), tmp_path / "mu.safetensors")
+    recipe = build("zopro", eps=1e-3, mu=str(tmp_path / "mu.safetensors"))
+    args = {"max_steps": 3, "gradient_accumulation_steps": 2, "steps_per_generation": 2, "num_generations": 2}
+    trainer = made("rloo", tmp_path / "run", args=args, recipe=recipe)
+    seen: list[torch.Tensor] = []
+    own = trainer._compute_loss
+
+    def looked(model: Any, inputs: Any) -> Any:
+        with torch.no_grad():
+            found = own(model, inputs)
+        seen.append(found)
+        return own(model, inputs)
+
+    trainer._compute_loss = looked
+    trainer.train()
+    entries = read(tmp_path / "run" / "ledger.zo").entries
+    assert [len(entry.terms) for entry in entries] == [2, 2, 2]
+    assert all(not found.requires_grad for found in seen)
+    assert abs(float(seen[0])) < 1e-6  # the check's first look is at θ
+    again = llama(0)
+    replay(again, tmp_path / "run" / "ledger.zo")
+    assert same(weights(again), weights(trainer.model))
+
+
 def test_generation_is_counted(tmp_path: Path) -> None:
     trainer = made("rloo", tmp_path / "run", args={"max_steps": 1})
     trainer.train()

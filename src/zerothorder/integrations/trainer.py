@@ -81,8 +81,10 @@ class TrainerMixin:
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """The trainer's own, told apart from an evaluation; what it generates is counted too."""
         self._zo_training = True
+        run = self._zo_optimizer.run
+        run.steps = self.state.max_steps  # known once the trainer has counted its batches
         try:
-            with self._zo_optimizer.run.around.meter.watching(self.model):
+            with run.around.meter.watching(self.model):
                 return super().training_step(*args, **kwargs)  # type: ignore[misc]
         finally:
             self._zo_training = False

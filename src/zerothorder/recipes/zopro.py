@@ -4,9 +4,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
+from safetensors.torch import load
 from torch import Tensor
 
 from zerothorder.directions.guided import Guided
@@ -143,10 +144,7 @@ def _fitted(given: Mapping[str, Tensor], space: ParameterSpace, what: str) -> di
 
 
 def _read(path: str) -> dict[str, Tensor]:
-    from safetensors import torch as files
-
-    read: Any = files.load_file
     try:
-        return read(Path(path))
+        return load(Path(path).read_bytes())
     except Exception as error:
         raise UsageError(f"cannot read the vectors in {path}: {error}; give a file of safetensors") from error
