@@ -312,8 +312,9 @@ _HEAD = """# Benchmarks
 `make bench` measures everything on this page again and writes it anew; every number comes out of
 `benchmarks/results/`, where each file also holds all single times, versions, commit and load of the machine. Model:
 SmolLM2-135M unless a table says otherwise, random rows of exactly 64 tokens. What is compared is measured in turns in
-one process. A ratio is the median over the rounds of the ratio within a round, with the lowest and the highest in
-parentheses; it is compared with its target as it is, and never chosen among several runs.
+one process, round after round; a task of less than a second runs twice in a round and the second time counts, as
+training takes step after step. A ratio is the median over the rounds of the ratio within a round, with the lowest and
+the highest in parentheses; it is compared with its target as it is, and never chosen among several runs.
 """
 
 _STEP = """A step is all of it: two evaluations at perturbed weights, ledger entry on disk, update, a row of metrics.

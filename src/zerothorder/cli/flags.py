@@ -7,7 +7,7 @@ import inspect
 import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -82,7 +82,9 @@ def _shown(
 ) -> Any:
     """Help without what says nothing: None among the choices, and empty defaults. Words without a flag have names."""
     value = getattr(default, field.name) if default is not None else field.default
-    quiet: dict[str, Any] = {"help_behavior_hint": ""} if value is None or value is False or value == () else {}
+    nothing = value is None or value is False or value == ()
+    several = value is dataclasses.MISSING and get_origin(hint) is tuple
+    quiet: dict[str, Any] = {"help_behavior_hint": ""} if nothing or several else {}
     if positional:
         name = field.name.upper()
         quiet["metavar"] = name if field.default is dataclasses.MISSING else f"[{name}]"

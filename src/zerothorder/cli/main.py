@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "ledger verify": ("verify", "main", "is a ledger whole, of this base, and does it lead to the recorded weights?"),
     "ledger diff": ("ledger", "diff", "where two ledgers part"),
     "plan": ("plan", "main", "memory and time of a run, before anything is loaded"),
+    "interplay": ("interplay", "main", "how the weights of runs move, and against each other: an interactive page"),
     "recipes": ("recipes", "main", "the catalogue of methods, with papers and settings"),
 }
 

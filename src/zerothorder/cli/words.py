@@ -46,7 +46,8 @@ def check_words(
         if has_value and hints[name] is bool:
             raise UsageError(f"{flag} takes no value, so leave {value!r} out")
         _check_values(flag, given, hints[name])
-    _check_free(free, prog, positional)
+    if not (positional and get_origin(hints[positional[-1]]) is tuple):  # which takes as many as there are
+        _check_free(free, prog, positional)
     for name, field in fields.items():
         needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if needed and not defaults and name not in found and name not in positional[: len(free)]:

@@ -1,0 +1,90 @@
+"""`zo interplay RUN …`: how the weights of runs move, and against each other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zerothorder.cli.flags import parse
+from zerothorder.cli.terminal import table, terminal
+from zerothorder.errors import UsageError
+
+if TYPE_CHECKING:
+    from zerothorder.interplay.paths import Track
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interplay:
+    """Cosines, angles and paths of the updates of one run, or of several over the same tensors, in weight space.
+
+    A run is the folder that `zo train` wrote, whose ledger is replayed, or one with the checkpoints of a trainer
+    (`checkpoint-N`), zeroth-order or first-order. Two runs are a policy and its reward model, or two methods.
+    """
+
+    runs: tuple[Path, ...]
+    """Folders of runs."""
+    output: Path = Path("interplay.html")
+    """The page to write."""
+    start: Path | None = None
+    """For checkpoints: a folder with the weights before the first step, the same for all runs."""
+    base: str | None = None
+    """For ledgers: the model they start from; by default the one in the run's config.json."""
+    pieces: int = 20
+    """A ledger's run is cut into this many updates."""
+    quiet: bool = False
+    """Print nothing but errors."""
+    json: bool = False
+    """Print one JSON object a line instead of progress and tables."""
+
+
+def main(words: Sequence[str]) -> int:
+    """Read the runs, print a table, write the page."""
+    asked = parse(Interplay, words, "zo interplay", positional=("runs",), aliases={"output": ("-o",)})
+    if asked.pieces < 1:
+        raise UsageError(f"--pieces is {asked.pieces}; it must be 1 or more")
+    with terminal(quiet=asked.quiet, as_json=asked.json) as out:
+        out.progress("starting", 0, 1)
+        from zerothorder.interplay.look import look
+        from zerothorder.interplay.page import table as drawn
+        from zerothorder.interplay.page import write_page
+
+        out.progress("starting", 1, 1)
+        tracks = [_track(run, asked) for run in asked.runs]
+        found = look(tracks, lambda done, total: out.progress("reading tensors", done, total))
+        page = write_page(found, asked.output)
+        whole = drawn(found)["tensors"][0]
+        told = [(run, whole["successive"][run]) for run in found.paths]
+        told += [(f"{pair['first']} and {pair['second']}", pair["together"]) for pair in whole["pairs"]]
+        rows = [(name, f"{len(values)}", _mean(values), f"{2 * whole['chance']:.2g}") for name, values in told]
+        head = ("", "cosines", "mean", "chance, 2/√n")
+        shown = table(head, rows, title="each update and the one before it; the updates of two runs")
+        out.result({"page": str(page), "all": whole}, shown, f"\n{page}")
+    return 0
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{sum(known) / len(known):+.3f}" if known else "–"
+
+
+def _track(run: Path, asked: Interplay) -> "Track":
+    from zerothorder.interplay.paths import Checkpoints, Replayed
+
+    if not run.is_dir():
+        raise UsageError(f"{run} is not a folder; name the folder of a run")
+    if any(run.glob("checkpoint-*")):
+        return Checkpoints.of(run, asked.start)
+    if not (run / "ledger.zo").exists():
+        raise UsageError(f"{run} holds neither ledger.zo nor checkpoint-N folders; name the folder of a run")
+    from zerothorder.cli.base import load_base
+    from zerothorder.config import load_config
+    from zerothorder.ledger.reader import read
+
+    name = asked.base
+    if name is None and not (run / "config.json").exists():
+        raise UsageError(f"{run} has no config.json that names its base; give it with --base")
+    name = name or load_config(run / "config.json").model
+    contents = read(run / "ledger.zo")
+    return Replayed.of(
+        run.resolve().name, load_base(name, contents, None, "cpu", False).model, run / "ledger.zo", asked.pieces
+    )

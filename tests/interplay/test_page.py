@@ -1,0 +1,108 @@
+"""The page of an interplay: whole, offline, with the numbers that were computed; and the command that writes it."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from zerothorder.cli.main import main
+from zerothorder.interplay.look import WHOLE, Interplay, look
+from zerothorder.interplay.page import table, write_page
+from zerothorder.interplay.paths import Checkpoints
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> tuple[Path, Path]:
+    """A policy that goes straight on and a reward model that turns at right angles, and a start for both."""
+    generator = torch.Generator().manual_seed(0)
+    line, turns = torch.randn(64, generator=generator), torch.randn(4, 64, generator=generator)
+    for name, updates in (("policy", [line] * 4), ("reward", list(turns))):
+        place = torch.zeros(64)
+        for step, update in enumerate([torch.zeros(64), *updates]):
+            place = place + update
+            folder = tmp_path / name / f"checkpoint-{10 * step}"
+            folder.mkdir(parents=True)
+            save_file({"layer.a": place[:40].clone(), "layer.</b>": place[40:].clone()}, folder / "model.safetensors")
+    return tmp_path / "policy", tmp_path / "reward"
+
+
+def of(page: Path) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+def test_the_page_holds_what_was_computed_and_fetches_nothing(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    found = look([Checkpoints.of(folder) for folder in runs])
+    page = write_page(found, tmp_path / "page.html")
+    data = of(page)
+    assert data == json.loads(json.dumps(table(found)))
+    assert [run["moments"] for run in data["runs"]] == [[0, 10, 20, 30, 40]] * 2
+    whole = data["tensors"][0]
+    assert whole["successive"]["policy"] == pytest.approx([1, 1, 1])
+    assert np.abs(whole["successive"]["reward"]).max() < 6 * whole["chance"]
+    assert whole["chance"] == pytest.approx(1 / 8)
+    assert {tensor["name"] for tensor in data["tensors"]} == {"all tensors", "layer.a", "layer.</b>"}
+    text = page.read_text()
+    assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
+    assert text.count("</script>") == 2
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_what_is_not_a_number_is_left_out_of_the_json(tmp_path: Path) -> None:
+    for step in (0, 1, 2):
+        folder = tmp_path / "still" / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        save_file({"a": torch.ones(3)}, folder / "model.safetensors")
+    found = look([Checkpoints.of(tmp_path / "still")])
+    assert math.isnan(found.paths["still"].successive(WHOLE)[0])
+    assert table(found)["tensors"][0]["successive"]["still"] == [None]
+    json.dumps(table(found), allow_nan=False)
+
+
+def test_the_tensors_that_moved_least_are_left_out_and_counted(
+    runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zerothorder.interplay.page.MOST", 1)
+    found: Interplay = look([Checkpoints.of(runs[0])])
+    moved = {name: found.paths["policy"].lengths(name).sum() for name in ("layer.a", "layer.</b>")}
+    data = table(found)
+    assert [tensor["name"] for tensor in data["tensors"]] == ["all tensors", max(moved, key=moved.__getitem__)]
+    assert data["left_out"] == 1
+
+
+def test_the_command_writes_the_page_and_says_the_means(
+    runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "out.html"
+    assert main(["interplay", *map(str, runs), "-o", str(page), "--json"]) == 0
+    result = [json.loads(line) for line in capsys.readouterr().out.splitlines()][-1]
+    assert result["page"] == str(page)
+    assert result["all"]["pairs"][0]["first"] == "policy"
+    assert main(["interplay", *map(str, runs), "-o", str(page)]) == 0
+    shown = capsys.readouterr().out
+    assert "+1.000" in shown
+    assert "policy and reward" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "needs RUNS"),
+        (["nowhere"], "is not a folder"),
+        (["."], "holds neither ledger.zo nor checkpoint-N"),
+        ([".", "--pieces", "0"], "--pieces is 0"),
+    ],
+)
+def test_what_is_no_run_is_said_in_a_sentence(
+    words: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["interplay", *words]) == 2
+    assert sentence in " ".join(capsys.readouterr().err.split())
