@@ -21,7 +21,8 @@ class TaskConfig:
     data: str = "rotten-tomatoes"
     """A JSONL, CSV or Parquet file, a folder of splits, a `datasets` name, or a packaged data set."""
     objective: Objective = "classification"
-    """classification by verbalizer; lm (likelihood); metric (accuracy with verbalizers, else F1 of generations)."""
+    """classification by verbalizer; lm (likelihood); metric (accuracy with verbalizers, else F1 of generations). For
+    sft, dpo, kto, reward and rloo, which have flags of their own, see `zo train --objective dpo --help`."""
     template: str | None = None
     """The prompt, with columns in braces: '{text} It was'."""
     verbalizers: str | None = None
@@ -109,7 +110,7 @@ class TrainConfig(TaskConfig):
     executor: Literal["batched", "swap", "copy"] = "batched"
     """How points are evaluated: together in one pass, one by one, or on a second copy of the weights."""
     copies: int | None = None
-    """Points evaluated together; fewer need less activation memory. By default as many as make 64 rows, at least 2."""
+    """Points evaluated together; fewer need less activation memory. By default as many as make 1,024 tokens."""
     check: Literal["sites", "joint", "off"] = "sites"
     """Compare the executor with a copy of the weights before the first step: each parameter, all at once, or not."""
     eval_every: int = 0

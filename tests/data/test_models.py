@@ -204,7 +204,7 @@ def test_settings_that_do_not_exist(llama_folder: Path):
     refused(llama_folder, "no dtype 'bfloat'", "did you mean 'bfloat16'", dtype="bfloat")
     refused(llama_folder, "no objective 'clasification'", "'classification'", objective="clasification")
     refused(llama_folder, "a head of 2 classes cannot be had for lm", objective="lm", head=2)
-    refused(llama_folder, "a head of 1 classes", head=1)
+    refused(llama_folder, "a head of 0 classes", head=0)
     refused(llama_folder, "cannot use device 'gpu0'", device="gpu0")
     refused(llama_folder, "cannot be loaded", "nonsense", attn_implementation="nonsense")
 

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from many_points import DIRECTIONS, KEY, bind, key, look, pairs, shaken
 from small_families import Generated, Mean, build, images, text
+from zerothorder.directions.laws import Dense
+from zerothorder.directions.lowrank import LowRank
 from zerothorder.execution import Surroundings
-from zerothorder.execution.batched import Batched
+from zerothorder.execution.batched import Batched, points_a_pass
 from zerothorder.execution.check import check_sites
 from zerothorder.execution.copy import Copy
 from zerothorder.objectives.wrap import MicroBatches
@@ -153,3 +155,32 @@ def test_generation_keeps_what_it_has_read_a_point(name: str, law: str) -> None:
     look(Batched(owners, check=False), bound, batch, points, objective)
     tokens = objective.tokens.view(len(points), 3, -1)
     assert len({tuple(rows.flatten().tolist()) for rows in tokens}) > 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "tokens", "alone", "points"),
+    [
+        (1, None, False, 64), (16, None, False, 4), (100, None, True, 2),
+        (16, 16 * 64, False, 2), (16, 16 * 64, True, 1), (4, 4 * 64, True, 4), (1, 64, False, 16), (0, 0, False, 1024),
+    ],
+)  # fmt: skip
+def test_a_pass_has_about_a_thousand_tokens(rows: int, tokens: int | None, alone: bool, points: int) -> None:
+    assert points_a_pass(rows, tokens, alone) == points
+
+
+@pytest.mark.parametrize("law", ["dense", "low rank"])
+def test_points_go_alone_where_they_share_nothing_and_fill_a_pass_by_themselves(law: str) -> None:
+    """From the second step on: the first finds out whether layers are shared."""
+
+    class Long(Mean):
+        def token_count(self, prepared: Any) -> int:
+            return 3 * 400
+
+    bound, batch, owners = family("decoder")
+    bound = replace(bound, direction=LowRank(bytes(16)) if law == "low rank" else Dense(bytes(16)))
+    executor, calls = Batched(owners, check=False), list[int]()
+    for _ in range(2):
+        before = bound.meter.calls
+        look(executor, bound, batch, POINTS[:4], Long())
+        calls.append(bound.meter.calls - before)
+    assert calls == ([2, 4] if law == "low rank" else [2, 2])

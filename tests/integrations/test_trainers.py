@@ -17,6 +17,7 @@ import zerothorder as zo
 from trl_toys import arguments, llama, rows, scorer, tokenizer
 from zerothorder.errors import LedgerError, UsageError
 from zerothorder.key import Key
+from zerothorder.ledger.header import fingerprint
 from zerothorder.ledger.reader import read
 from zerothorder.point import Point
 from zerothorder.replay import replay
@@ -123,6 +124,7 @@ def test_a_trainer_trains_without_a_gradient_logs_as_ever_and_leaves_a_ledger(na
     assert all(parameter.grad is None for parameter in trainer.model.parameters())
     entries = read(tmp_path / "run" / "ledger.zo").entries
     assert [entry.skipped for entry in entries] == [False] * 4
+    assert read(tmp_path / "run" / "ledger.zo").final == fingerprint(trainer.model)
     trainer.model.load_state_dict(before)
     replay(trainer.model, tmp_path / "run" / "ledger.zo")
     assert same(weights(trainer.model), after)
@@ -396,6 +398,25 @@ def test_arguments_without_effect_are_switched_off_with_a_note(
     assert (trainer.args.gradient_checkpointing, trainer.args.max_grad_norm) == (False, 0)
     assert "gradient_checkpointing is switched off" in caplog.text
     assert "max_grad_norm is switched off" in caplog.text
+
+
+def test_bfloat16_losses_and_a_small_eps_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from zerothorder.catalogue import build
+
+    for eps, told in ((1e-5, True), (1e-3, False)):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            made("sft", tmp_path / str(eps), args={"bf16": True}, recipe=build("spsa", eps=eps)).create_optimizer()
+        assert ("rounds the losses" in caplog.text) == told
+
+
+def test_a_second_training_keeps_the_first_one_s_ledger(tmp_path: Path) -> None:
+    trainer = made("sft", tmp_path / "run")
+    trainer.train()
+    first = read(tmp_path / "run" / "ledger.zo").entries
+    trainer.train()
+    assert read(tmp_path / "run" / "ledger.1.zo").entries == first
+    assert len(read(tmp_path / "run" / "ledger.zo").entries) == 4
 
 
 def test_discopop_at_the_reference_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -128,15 +128,16 @@ def _buffers(folder: Path) -> int:
     return sum(b.nbytes for b in load_model(folder).model.buffers())
 
 
-def test_batched_holds_factors_or_a_block_and_passes_of_64_rows(llama_folder: Path):
+def test_batched_holds_factors_or_a_block_and_passes_of_1024_tokens(llama_folder: Path):
     swap = plan(llama_folder, executor="swap", batch_size=16)
     dense, thin = plan(llama_folder, batch_size=16), plan(llama_folder, batch_size=16, recipe="low-rank")
     assert thin.memory.parts["scratch"] < swap.memory.parts["scratch"] / 2
     for other in (dense, thin):
         assert (other.forwards, other.tokens, other.evaluations) == (swap.forwards, swap.tokens, swap.evaluations)
         assert other.memory.parts["activations"] > 1.5 * swap.memory.parts["activations"]
-    activations = [plan(llama_folder, batch_size=16, draws=n).memory.parts["activations"] for n in (1, 2, 8)]
-    assert activations[0] < activations[1] == activations[2]  # four points of 16 rows in a pass, however many there are
+    short = {"batch_size": 16, "tokens": 16}
+    activations = [plan(llama_folder, draws=n, **short).memory.parts["activations"] for n in (1, 2, 8)]
+    assert activations[0] < activations[1] == activations[2]  # four points of 256 tokens a pass
     alone = plan(llama_folder, batch_size=16, copies=1).memory.parts["activations"]
     assert alone == swap.memory.parts["activations"]
 

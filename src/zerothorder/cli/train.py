@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zerothorder.cli import trl
 from zerothorder.cli.flags import parse
 from zerothorder.cli.terminal import label, table, terminal
 from zerothorder.config import TrainConfig, saved_run
@@ -33,6 +34,8 @@ GROUPS: Mapping[str, Sequence[str]] = {
 
 def main(words: Sequence[str]) -> int:
     """Train as the flags say; the table at the end compares with the model before."""
+    if (objective := trl.objective_of(words)) is not None:
+        return trl.main(words, objective)
     config, complete = read_flags(words)
     with terminal(quiet=config.quiet, as_json=config.json) as report:
         report.progress("starting", 0, 1)

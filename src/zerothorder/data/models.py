@@ -44,7 +44,8 @@ def load_model(
 ) -> Loaded:
     """The model of a packaged name, a local folder or .gguf file, or a hub id.
 
-    Causal or encoder-decoder, as its configuration says; `head` asks for a classifier of so many classes.
+    Causal or encoder-decoder, as its configuration says; `head` asks for a classifier of so many classes, 1 for a
+    score (a reward model).
     An adapter (peft) is put on the base model that its folder names.
     A packaged name wins over a folder of the same name: write ./name for the folder.
     """
@@ -53,8 +54,8 @@ def load_model(
         raise UsageError(f"there is no dtype {dtype!r}{nearest(dtype, DTYPES)}")
     if objective not in OBJECTIVES:
         raise UsageError(f"there is no objective {objective!r}{nearest(objective, OBJECTIVES)}")
-    if head is not None and (objective != "classification" or head < 2):
-        raise UsageError(f"a head of {head} classes cannot be had for {objective}: it is for classification, 2 or more")
+    if head is not None and (objective != "classification" or head < 1):
+        raise UsageError(f"a head of {head} classes cannot be had for {objective}: it is for classification, 1 or more")
     if name not in MODELS and is_adapter(folder := Path(name).expanduser()):
         base = load_model(
             base_of(folder),

@@ -20,8 +20,9 @@ from zerothorder.objectives import Objective
 from zerothorder.point import Point, Values
 from zerothorder.space import ParameterSpace, Site
 
-ROWS = 64
-"""Rows in one pass where the user says nothing: beyond it a CPU gains nothing, and activations take memory."""
+ROWS, TOKENS = 64, 1024
+"""Rows in one pass where the user says nothing, and tokens where the objective can count them: beyond it a CPU gains
+nothing, and activations take memory and leave the caches."""
 
 _COUPLED = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)  # type: ignore[reportPrivateUsage]
 
@@ -33,8 +34,8 @@ class Batched:
     into points; one of 1 (a position table) belongs to all, and so does an argument that once had another one. Layers
     of `execution.carried` compute all points at once from the weights as they are; any other module that owns searched
     weights, and the kinds named in `singly`, runs once a point on its rows with its weights exchanged as in `Swap`.
-    `copies` bounds the points of a pass (by default as many as make `ROWS` rows, at least two); layers before the first
-    perturbed one run once for all of them.
+    `copies` bounds the points of a pass (by default `points_a_pass` does); layers before the first perturbed one run
+    once for all of them.
 
     What cannot be batched goes to `Swap`, and `reason` says why: values not per example, sites exchanged for a whole
     evaluation, dropout or batch norm in training mode, a module whose rows cannot be told apart, a pass that fails, or
@@ -119,7 +120,7 @@ class Batched:
         if self.reason is not None:
             return self.swap.evaluate(points, objective, batches, key, around)
         rows = _count(points[0], objective, batches)
-        count = self.copies or max(2, ROWS // max(1, rows))
+        count = self.copies or self._points_a_pass(rows, points[0], objective, batches, around)
         if self.unchecked and (self.copies or 2) > 1:
             check_together(self, objective, batches, points[0], rows, min(count, len(points)), key, around)
             self.unchecked = False
@@ -137,6 +138,17 @@ class Batched:
             found = self.swap.evaluate(points, objective, batches, key, around)  # what is wrong alone too is raised
             self.reason = _said(error)
         return found
+
+    def _points_a_pass(
+        self, rows: int, point: Point, objective: Any, batches: Mapping[str, Any], around: Surroundings
+    ) -> int:
+        counted = getattr(objective, "token_count", None)
+        if counted is None or isinstance(self.shared, nn.Module):  # sharing the first layers outweighs the caches
+            return points_a_pass(rows)
+        every = int(objective.count(batches[point.on]))
+        tokens = int(counted(batches[point.on])) * rows // max(1, every)
+        # the first pass finds out what points share, for which it takes two
+        return points_a_pass(rows, tokens, alone=self.shared is False and hasattr(around.direction, "factors"))
 
     def _find(self, modules: Mapping[str, nn.Module]) -> None:
         """What was restored by name."""
@@ -181,6 +193,15 @@ class Batched:
             self.shared = visit.learned()
         parts = zip(found.value.view(len(points), -1), found.weight.view(len(points), -1), strict=True)
         return [Values(value, weight) for value, weight in parts]
+
+
+def points_a_pass(rows: int, tokens: int | None = None, alone: bool = False) -> int:
+    """How many points of `rows` rows, `tokens` tokens with their padding, are in a pass: as many as make `TOKENS`
+    tokens (or `ROWS` rows, where nobody counted), at least two, so that the signs of a dense draw share it; with
+    `alone` (by factors there is nothing to share) at least one."""
+    if tokens is None:
+        return max(2, ROWS // max(1, rows))
+    return max(1 if alone else 2, TOKENS // max(1, tokens))
 
 
 def _said(error: Exception) -> str:

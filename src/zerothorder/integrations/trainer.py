@@ -16,6 +16,7 @@ from zerothorder.execution.check import check_sites
 from zerothorder.execution.swap import Swap
 from zerothorder.integrations.trainer_arguments import settle
 from zerothorder.integrations.trainer_loss import TrainerLoss, unheard
+from zerothorder.ledger.header import fingerprint
 from zerothorder.ledger.writer import cut
 from zerothorder.objectives.sequences import base_model
 from zerothorder.optimizer import ZerothOrder
@@ -26,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 LEDGER = "ledger.zo"
 """In the trainer's output_dir."""
+SMALL = 1e-4
+"""Perturbations below which a loss computed in bfloat16 is mostly rounding."""
 
 
 class TrainerMixin:
@@ -67,10 +70,14 @@ class TrainerMixin:
         folder = _checkpoint(resume_from_checkpoint, self.args.output_dir)
         self._zo_resumed = None if folder is None else _step_of(folder)
         self.create_optimizer()
+        ledger = self._zo_optimizer.run.ledger
         try:
-            return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
+            result = super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
         finally:
-            self._zo_optimizer.run.ledger.sync()
+            ledger.sync()
+        if not self.args.load_best_model_at_end:  # which are an earlier step's weights
+            ledger.end(fingerprint(self.model))
+        return result
 
     def create_optimizer(self, model: Any = None) -> Any:
         """The run: a new ledger in output_dir, or the one that is resumed."""
@@ -125,6 +132,13 @@ class TrainerMixin:
         recipe = self._zo_recipe
         if isinstance(recipe, str):
             recipe = catalogue.build(recipe, _scheme(model, recipe))
+        eps = getattr(recipe, "eps", None)
+        if args.bf16 and eps is not None and eps < SMALL:
+            _log.warning(
+                "bf16=True rounds the losses whose difference a step is made of, and eps %g is small: set bf16=False, "
+                "or a larger eps",
+                eps,
+            )
         found = TrainerOptimizer(model, recipe, trainer=self, ledger=path, resume=resume, seed=args.seed)
         for group in found.param_groups:
             group["lr"] = args.learning_rate

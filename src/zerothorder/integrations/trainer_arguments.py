@@ -58,7 +58,7 @@ def settle(trainer: Any, note: Callable[[str], None] = _log.warning) -> None:
             if name != "max_grad_norm" or args.max_grad_norm != _default(args, name):
                 note(f"{name} is switched off: {why}")
             setattr(args, name, off)
-    if "discopop" in _losses(args) and not getattr(trainer, "_zo_discopop", False):
+    if "discopop" in _losses(args):
         note(
             "discopop falls where the reference is: from there its slope rewards making the chosen answer less likely "
             "(+0.78 beta at tau 0.05); begin from a policy that has left the reference"

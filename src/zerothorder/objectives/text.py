@@ -43,6 +43,10 @@ class TextObjective:
         """Number of prepared examples."""
         return len(prepared)
 
+    def token_count(self, prepared: Examples) -> int:
+        """Tokens of the prepared examples with their padding: rows times the longest."""
+        return len(prepared) * max(len(row.prompt) + max(map(len, row.answers), default=0) for row in prepared)
+
     def select(self, prepared: Examples, rows: Sequence[int]) -> Examples:
         """Some of the prepared examples."""
         return tuple(prepared[row] for row in rows)

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from zerothorder.config import Objective, Scheme
 from zerothorder.errors import UsageError
-from zerothorder.execution.batched import ROWS
+from zerothorder.execution.batched import points_a_pass
 
 _LEAST = {
     "steps": 1, "batch_size": 1, "micro_batch": 1, "tokens": 2, "answer_tokens": 1, "choices": 2, "threads": 1,
@@ -62,7 +62,7 @@ class PlanConfig:
     executor: Literal["batched", "swap", "copy"] = "batched"
     """How points are evaluated: together in one pass, one by one, or on a second copy of the weights."""
     copies: int | None = None
-    """Points evaluated together; by default as many as make 64 rows, at least 2."""
+    """Points evaluated together; by default as many as make 1,024 tokens."""
     attention: Literal["sdpa", "eager"] | None = None
     """Attention implementation; by default the model's."""
     seed: int = 0
@@ -91,10 +91,10 @@ class PlanConfig:
             raise UsageError("--head is for classification and takes the number of classes, 2 or more")
 
     def together(self, points: int) -> int:
-        """Points that share a pass."""
+        """Points that share a pass, at the first step, which takes most."""
         if self.executor != "batched":
             return 1
-        return min(points, self.copies or max(2, ROWS // self.rows))
+        return min(points, self.copies or points_a_pass(self.rows, self.rows * self.tokens))
 
     @property
     def rows(self) -> int:

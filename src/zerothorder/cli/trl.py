@@ -1,0 +1,160 @@
+"""`zo train --objective dpo` and its kin: a trainer of TRL without a backward pass, TRL's names for flags and YAML."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from zerothorder.cli.terminal import table, terminal
+from zerothorder.errors import UsageError, nearest
+
+OBJECTIVES = ("sft", "dpo", "kto", "reward", "rloo")
+_SHORT = {"--model": "--model_name_or_path", "--data": "--dataset_name", "--output": "--output_dir"}
+_OWN = ("objective", "reward", "quiet", "json")
+_HELP = """zo train --objective {objective}: {trainer} of TRL, trained with forward passes only
+
+  zo train --objective {objective} --model M --data rows.jsonl --output RUN [--FIELD VALUE …]
+  zo train --config run.yaml [--FIELD VALUE …]
+
+Every field of TRL's {config}, ScriptArguments and ModelConfig is a flag and a line of the YAML file; --model, --data
+and --output are short for model_name_or_path, dataset_name and output_dir. Beside them:
+
+  --objective NAME   {objectives}
+  --reward NAME      for rloo: rouge_l, chrf, a reward model's folder, or module:function
+  --zo.recipe NAME   the recipe (zo recipes lists them), and --zo.SETTING VALUE its settings; in YAML a block `zo:`
+  --quiet, --json    print less, or one JSON object a line
+
+Learning rate, schedule and weight decay are TRL's fields. bf16, gradient_checkpointing and max_grad_norm are off unless
+asked for, precompute_ref_log_probs is on. The run leaves ledger.zo in its folder, from which --resume_from_checkpoint
+goes on.
+"""
+
+
+def objective_of(words: Sequence[str]) -> str | None:
+    """The TRL objective that flags or the YAML file ask for; None for zo's own."""
+    own, _, _ = _sorted(words)
+    asked = own.get("objective") or (_yaml(Path(own["config"])).get("objective") if "config" in own else None)
+    return asked if asked in OBJECTIVES else None
+
+
+def main(words: Sequence[str], objective: str) -> int:
+    """Train as the words and the YAML file say; a table of what was logged first and last."""
+    own, settings, rest = _sorted(words)
+    given = _yaml(Path(own.pop("config"))) if "config" in own else {}
+    settings = _block(given.pop("zo", {})) | settings
+    own = {name: given.pop(name) for name in _OWN if name in given} | own
+    with terminal(quiet=bool(own.get("quiet")), as_json=bool(own.get("json"))) as out:
+        if {"-h", "--help"} & set(rest):
+            from zerothorder.integrations.trl import AIMS
+
+            aim = AIMS[objective]
+            known = ", ".join(OBJECTIVES)
+            print(_HELP.format(objective=objective, trainer=aim.trainer, config=aim.config, objectives=known))
+            return 0
+        out.progress("starting", 0, 1)
+        trainer, checkpoint = _made(objective, own.get("reward"), given, settings, rest)
+        out.progress("starting", 1, 1)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_model()
+        logged = [row for row in trainer.state.log_history if "loss" in row]
+        first, last = (logged[0], logged[-1]) if logged else ({}, {})
+        names = [name for name in last if isinstance(last[name], int | float) and name not in ("epoch", "step")]
+        rows = [(name, _number(first.get(name)), _number(last[name])) for name in names]
+        out.result(
+            {"output": trainer.args.output_dir, "first": first, "last": last},
+            table(("logged", "first", "last"), rows),
+            f"model: {trainer.args.output_dir}    ledger: {Path(trainer.args.output_dir) / 'ledger.zo'}",
+        )
+    return 0
+
+
+def _made(
+    objective: str, reward: str | None, given: dict[str, Any], settings: dict[str, Any], words: Sequence[str]
+) -> tuple[Any, Any]:
+    """The trainer, and the checkpoint to go on from."""
+    from zerothorder import catalogue
+    from zerothorder.data import load_model
+    from zerothorder.data.quiet import need
+    from zerothorder.integrations.trl import AIMS, load_rows, mixed, reward_of
+
+    trainer, config = mixed(objective)
+    trl, aim = need("trl", f"the objective {objective}"), AIMS[objective]
+    parser = trl.TrlParser((trl.ScriptArguments, config, trl.ModelConfig), prog=f"zo train --objective {objective}")
+    fields = {action.dest for action in parser._actions}
+    parser.set_defaults(**{name: value for name, value in aim.defaults.items() if name in fields})
+    for name in given:
+        if name not in fields:
+            raise UsageError(f"the YAML file has a field {name!r} that TRL does not know{nearest(name, fields)}")
+    parser.set_defaults_with_config(**given)
+    script, training, source = parser.parse_args_into_dataclasses(list(words))
+    if not source.model_name_or_path or not script.dataset_name:
+        raise UsageError(f"{objective} needs --model and --data, or model_name_or_path and dataset_name in the YAML")
+    named: dict[str, Any] = {"peft_config": trl.get_peft_config(source)}
+    if objective == "rloo":
+        if reward is None:
+            raise UsageError("rloo needs --reward: rouge_l, chrf, a reward model's folder, or module:function")
+        named["reward_funcs"] = reward_of(reward)
+    rows = load_rows(objective, script.dataset_name, script.dataset_train_split, script.dataset_config)
+    dtype = source.dtype if source.dtype in ("float32", "bfloat16", "float16") else "float32"
+    loaded = load_model(
+        source.model_name_or_path, dtype, head=1 if aim.scores else None, trust_remote_code=source.trust_remote_code,
+        attn_implementation=source.attn_implementation,
+    )  # fmt: skip
+    scheme = "lora" if named["peft_config"] is not None else "full"
+    recipe = catalogue.build(str(settings.pop("recipe", "mezo")), scheme, **settings)
+    made = trainer(
+        model=loaded.model, args=training, train_dataset=rows, processing_class=loaded.tokenizer, recipe=recipe, **named
+    )
+    return made, training.resume_from_checkpoint
+
+
+def _sorted(words: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """(zo's own flags, settings of the recipe, the rest for TRL)."""
+    own, settings, rest, left = dict[str, Any](), dict[str, Any](), list[str](), list(words)
+    while left:
+        word, has, value = left.pop(0).partition("=")
+        name = word.removeprefix("--")
+        if name in ("quiet", "json"):
+            own[name] = True
+        elif name in ("config", "objective", "reward") or word.startswith("--zo."):
+            if not has and not left:
+                raise UsageError(f"{word} has no value")
+            value = value if has else left.pop(0)
+            if word.startswith("--zo."):
+                settings[name.removeprefix("zo.").replace("-", "_")] = _value(value)
+            else:
+                own[name] = value
+        else:
+            rest.append(_SHORT.get(word, word) + (f"={value}" if has else ""))
+    return own, settings, rest
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise UsageError(f"cannot read {path}: {error}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} holds no names with values; write lines like `learning_rate: 1e-5`")
+    # YAML 1.1 reads 1e-5 as a text, for it has no dot
+    return {str(name): _value(value) if isinstance(value, str) else value for name, value in found.items()}
+
+
+def _block(block: Any) -> dict[str, Any]:
+    if not isinstance(block, dict):
+        raise UsageError("the block `zo:` holds the recipe and its settings: `zo: {recipe: low-rank, eps: 1e-3}`")
+    return {str(name): _value(value) if isinstance(value, str) else value for name, value in block.items()}
+
+
+def _value(word: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(word)
+        except ValueError:
+            continue
+    return word
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else "–"

@@ -1,0 +1,205 @@
+"""`zo train --objective dpo` and its kin, by flags and by YAML; and what is said of rows and rewards that cannot be."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("trl")
+
+from trl_toys import llama, rows, tokenizer
+from zerothorder.cli.main import main
+from zerothorder.errors import UsageError
+from zerothorder.integrations.trl import CONSTANT, check_rows, checked, load_rows, reward_of
+from zerothorder.ledger.reader import read
+from zerothorder.replay import replay
+
+FORMS = {"sft": "text", "dpo": "preference", "kto": "unpaired", "reward": "preference", "rloo": "prompt"}
+QUICK = [
+    *("--max_steps", "2", "--per_device_train_batch_size", "2", "--logging_steps", "1", "--use_cpu"),
+    *("--disable_tqdm", "true", "--save_strategy", "no", "--learning_rate", "1e-3", "--dataloader_pin_memory", "false"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder, and a JSONL file of each form."""
+    made = tmp_path_factory.mktemp("trl")
+    llama().save_pretrained(made / "model")
+    tokenizer().save_pretrained(made / "model")
+    for form in set(FORMS.values()):
+        rows(form).to_json(made / f"{form}.jsonl")
+    return made
+
+
+def words(folder: Path, objective: str, run: Path) -> list[str]:
+    return [
+        "train", "--objective", objective, "--model", str(folder / "model"),
+        "--data", str(folder / f"{FORMS[objective]}.jsonl"), "--output", str(run), *QUICK,
+    ]  # fmt: skip
+
+
+def shortest(completions: list[str], **columns: Any) -> list[float]:
+    return [-float(len(text)) for text in completions]
+
+
+@pytest.mark.parametrize("objective", FORMS)
+def test_an_objective_trains_by_flags_and_leaves_model_and_ledger(
+    objective: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "rewards_of_a_test", sys.modules[__name__])
+    more = {
+        "rloo": ["--reward", "rewards_of_a_test:shortest", "--num_generations", "2", "--max_completion_length", "4"]
+    }
+    run = tmp_path / "run"
+    asked = [
+        *words(folder, objective, run),
+        *more.get(objective, []),
+        "--zo.recipe",
+        "spsa",
+        "--zo.eps",
+        "1e-2",
+        "--json",
+    ]
+    assert main(asked) == 0
+    result = json.loads(
+        [line for line in capsys.readouterr().out.splitlines() if line.startswith('{"kind": "result"')][-1]
+    )
+    assert "loss" in result["last"]
+    contents = read(run / "ledger.zo")
+    assert (contents.header.recipe, contents.header.settings["eps"]) == ("spsa", 1e-2)
+    assert len(contents.entries) == 2
+    assert (run / "model.safetensors").exists()
+    if objective != "reward":
+        again = llama()
+        replay(again, run / "ledger.zo")
+
+
+def test_a_yaml_file_holds_trl_s_fields_and_a_block_of_zo_and_flags_win(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        f"objective: dpo\nmodel_name_or_path: {folder / 'model'}\ndataset_name: {folder / 'preference.jsonl'}\n"
+        f"output_dir: {tmp_path / 'run'}\nmax_steps: 5\nlearning_rate: 1e-3\nbeta: 0.5\n"
+        "per_device_train_batch_size: 2\n"
+        "use_cpu: true\nsave_strategy: 'no'\nlogging_steps: 1\ndataloader_pin_memory: false\n"
+        "zo:\n  recipe: low-rank\n  rank: 2\n  eps: 1e-2\n"
+    )
+    assert main(["train", "--config", str(file), "--max_steps", "2", "--zo.eps=2e-2"]) == 0
+    contents = read(tmp_path / "run" / "ledger.zo")
+    assert len(contents.entries) == 2
+    assert contents.header.recipe == "low-rank"
+    assert (contents.header.settings["rank"], contents.header.settings["eps"]) == (2, 2e-2)
+    assert contents.entries[0].rates["decay"].lr == pytest.approx(1e-3)
+    assert "rewards/margins" in capsys.readouterr().out
+
+
+def test_adapters_by_trl_s_own_flags_and_a_resumed_run(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    asked = [word if word != "no" else "steps" for word in words(folder, "dpo", run)]
+    asked += ["--save_steps", "1", "--use_peft", "--lora_r", "2", "--lora_target_modules", "q_proj", "v_proj"]
+    assert main(asked) == 0
+    first = read(run / "ledger.zo").entries
+    assert all("lora_" in row[0] for row in read(run / "ledger.zo").header.sites)
+    assert main([*asked, "--resume_from_checkpoint", str(run / "checkpoint-1")]) == 0
+    assert read(run / "ledger.zo").entries == first
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda asked: [w for w in asked if w != "--model" and not w.endswith("/model")],
+            "dpo needs --model and --data",
+        ),
+        (lambda asked: [*asked, "--zo.recipe", "mezzo"], "did you mean 'mezo'"),
+        (lambda asked: [*asked, "--zo.epss", "1"], "has no setting 'epss'; did you mean 'eps'"),
+        (lambda asked: ["rloo" if w == "dpo" else w for w in asked], "rloo needs --reward"),
+    ],
+)
+def test_what_is_missing_or_unknown_is_said(
+    change: Any, sentence: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(change(words(folder, "dpo", tmp_path / "run"))) == 2
+    assert sentence in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_unknown_line_of_the_yaml_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("objective: dpo\nlearning_rat: 1\n")
+    assert main(["train", "--config", str(file)]) == 2
+    assert "did you mean 'learning_rate'" in " ".join(capsys.readouterr().err.split())
+    file.write_text("objective: dpo\nzo: low-rank\n")
+    assert main(["train", "--config", str(file)]) == 2
+    assert "the block `zo:`" in capsys.readouterr().err
+
+
+def test_help_names_trainer_and_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--objective", "kto", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "KTOTrainer" in shown
+    assert "--zo.recipe" in shown
+
+
+@pytest.mark.parametrize(
+    ("objective", "row", "sentence"),
+    [
+        ("dpo", {"prompt": "a", "chosen": "b", "rejected": "b"}, "row 2 of rows: chosen and rejected are the same"),
+        ("dpo", {"prompt": "a", "chosen": " ", "rejected": "b"}, "row 2 of rows: chosen is empty"),
+        ("dpo", {"prompt": "a", "chosen": None, "rejected": "b"}, "row 2 of rows: chosen is missing"),
+        ("kto", {"prompt": "a", "completion": "b", "label": None}, "label is None"),
+        ("rloo", {"prompt": [{"role": "user", "text": "hello"}]}, "without role and content"),
+    ],
+)
+def test_rows_that_cannot_be_meant_are_named(objective: str, row: dict[str, Any], sentence: str) -> None:
+    from datasets import Dataset
+
+    good: dict[str, dict[str, Any]] = {
+        "dpo": {"prompt": "a", "chosen": "b", "rejected": "c"},
+        "kto": {"prompt": "a", "completion": "b", "label": True},
+        "rloo": {"prompt": [{"role": "user", "content": "hello"}]},
+    }
+
+    class Rows(list[Any]):
+        @property
+        def column_names(self) -> list[str]:
+            return list(self[0])
+
+    with pytest.raises(UsageError, match=sentence):
+        check_rows(objective, Rows([good[objective], row]), "rows")
+    check_rows(objective, Dataset.from_list([good[objective]]), "rows")
+
+
+def test_a_column_that_is_missing_has_its_nearest_name(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "a", "choosen": "b", "rejected": "c"}\n')
+    with pytest.raises(UsageError, match="no column 'chosen'; did you mean 'choosen'"):
+        load_rows("dpo", str(file), "train")
+    other = tmp_path / "rows.txt"
+    other.write_text("")
+    with pytest.raises(UsageError, match=r"ends in '\.txt'"):
+        load_rows("dpo", str(other), "train")
+
+
+def test_a_reward_that_is_no_number_or_never_another_is_refused() -> None:
+    with pytest.raises(UsageError, match="is nan for completion 1: 'b'"):
+        checked(lambda completions: [1.0, float("nan")], "odd")(["a", "b"])
+    constant = checked(lambda completions: [2.0, 2.0], "flat")
+    for _ in range(CONSTANT - 1):
+        assert constant(["a", "b"]) == [2.0, 2.0]
+    with pytest.raises(UsageError, match="gave 2 to every completion"):
+        constant(["a", "b"])
+
+
+def test_rewards_by_name() -> None:
+    for name in ("rouge_l", "chrf"):
+        close, far = reward_of(name)(completions=["the red fox", "no"], reference=["the red fox", "the red fox"])
+        assert close == pytest.approx(1.0)
+        assert far < 0.3
+    with pytest.raises(UsageError, match="no reward 'rouge'; did you mean 'rouge_l'"):
+        reward_of("rouge")
+    with pytest.raises(UsageError, match="cannot import the reward"):
+        reward_of("math:nothing_like_it")
