@@ -96,7 +96,9 @@ def _made(
     rows = load_rows(objective, script.dataset_name, script.dataset_train_split, script.dataset_config)
     dtype = source.dtype if source.dtype in ("float32", "bfloat16", "float16") else "float32"
     loaded = load_model(
-        source.model_name_or_path, dtype, head=1 if aim.scores else None, trust_remote_code=source.trust_remote_code,
+        source.model_name_or_path, dtype, head=1 if aim.scores else None,
+        # a field of one or the other, as TRL's versions have it
+        trust_remote_code=any(getattr(own, "trust_remote_code", False) for own in (source, training)),
         attn_implementation=source.attn_implementation,
     )  # fmt: skip
     scheme = "lora" if named["peft_config"] is not None else "full"
