@@ -333,9 +333,9 @@ dense step may come below it. At 1×64 and 4×64 dense steps are held against th
 floor of two separate forwards, (two forwards + bytes ÷ bandwidth) ÷ two forwards."""
 
 _POPULATION = """A step of eight draws, 16 points of 16 rows of 64 tokens, with its update, ledger entry and row of
-metrics; inference is one forward of 4, 8, 16, 32 or 64 rows, whichever has most tokens a second here. The plain loop
-perturbs in place with `torch.randn`, draw after draw. The limit is that of 16 points evaluated in unperturbed passes of
-64 rows, and of moving the bytes of an update."""
+metrics; inference is one forward of 4, 8, 16, 32 or 64 rows, whichever has most tokens a second here, by the medians of
+the same rounds. The plain loop perturbs in place with `torch.randn`, draw after draw. The limit is that of 16 points
+evaluated in unperturbed passes as large as the step's, and of moving the bytes of an update."""
 
 _MEMORY = """Peak resident memory of fresh processes, loading left out, training minus inference over the same rows:
 for `Batched` the rows of both points (32×64), for `Swap` of one (16×64). At its first step `Batched` compares itself

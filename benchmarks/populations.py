@@ -9,8 +9,7 @@ from benchmarks.common import Settings, against, fastest_attention, forward, int
 from benchmarks.plain_mezo import PlainPopulation
 from benchmarks.steps import EPS, LR, Stepper, recipe
 
-from zerothorder.execution.batched import ROWS as PASS
-from zerothorder.execution.batched import Batched
+from zerothorder.execution.batched import Batched, points_a_pass
 from zerothorder.space import ParameterSpace
 
 DRAWS, ROWS, TOKENS = 8, 16, 64
@@ -21,18 +20,11 @@ LEAST = 3
 def measure(settings: Settings, dtype: str, method: str) -> dict[str, Any]:
     """Steps of `method` (a recipe, or "plain": the loop in plain torch) and plain inference, in turns.
 
-    Inference is tried at all of `BATCHES` once; in the rounds are the fastest of them and the size of a pass.
+    Inference is at all of `BATCHES` in every round: the fastest by its median is the denominator, not the luckiest once.
     """
     batches = {count: rows(count, TOKENS) for count in BATCHES}
     attention, model, tried = fastest_attention(settings, dtype, batches[min(BATCHES)])
-    searched = interleaved(
-        {str(count): lambda b=batch: forward(model, b) for count, batch in batches.items()},
-        settings,
-        1,
-        warm=lambda: forward(model, batches[min(BATCHES)]),
-    )
-    speeds = {count: count * TOKENS / searched[str(count)][0] for count in BATCHES}
-    kept = sorted({max(speeds, key=speeds.__getitem__), PASS})
+    size = ROWS * points_a_pass(ROWS, ROWS * TOKENS, alone=method == "low-rank")
     copy_, moved = floors.copying(settings)
     phases: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -46,7 +38,7 @@ def measure(settings: Settings, dtype: str, method: str) -> dict[str, Any]:
             step = lambda batch: phases.update({method: stepper.phases(batch)})  # noqa: E731
         seconds = interleaved(
             {
-                **{f"inference-{count}": lambda b=batches[count]: forward(model, b) for count in kept},
+                **{f"inference-{count}": lambda b=batch: forward(model, b) for count, batch in batches.items()},
                 "step": lambda: step(batches[ROWS]),
                 "copy": copy_,
             },
@@ -59,17 +51,16 @@ def measure(settings: Settings, dtype: str, method: str) -> dict[str, Any]:
     found, space = summary(seconds), ParameterSpace.of(model)
     tokens = 2 * DRAWS * ROWS * TOKENS
     medians = found["median_seconds"]
-    fastest = max(kept, key=lambda count: count / medians[f"inference-{count}"])
+    fastest = max(BATCHES, key=lambda count: count / medians[f"inference-{count}"])
     return {
         "dtype": dtype,
         "method": method,
         "draws": DRAWS,
         "rows": ROWS,
         "tokens": TOKENS,
-        "pass": PASS,
+        "pass": size,
         "attention": attention,
         "attention_tried": tried,
-        "searched": speeds,
         "fastest": fastest,
         "tokens_a_second": {
             "training": tokens / medians["step"],
