@@ -20,7 +20,7 @@ LEAST = 3
 def measure(settings: Settings, dtype: str, method: str) -> dict[str, Any]:
     """Steps of `method` (a recipe, or "plain": the loop in plain torch) and plain inference, in turns.
 
-    Inference is at all of `BATCHES` in every round: the fastest by its median is the denominator, not the luckiest once.
+    Inference is at all of `BATCHES` in every round: the fastest by its median is the denominator.
     """
     batches = {count: rows(count, TOKENS) for count in BATCHES}
     attention, model, tried = fastest_attention(settings, dtype, batches[min(BATCHES)])
