@@ -55,7 +55,7 @@ test: $(TESTS)  ## every test, real models included, then the fast ones against 
 	$(PYTEST) -n $(WORKERS)
 	@$(MAKE) wheel-test
 
-check: $(TESTS)  ## before a commit: format, lint, types, import contracts, fast tests; under 2 minutes
+check: $(TESTS)  ## before a commit: format, lint, types, import contracts, fast tests; about 3 minutes
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/lint-imports
