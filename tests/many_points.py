@@ -50,6 +50,19 @@ class Rows:
         return (flat * torch.arange(1.0, flat.shape[1] + 1, dtype=flat.dtype).cos()).sum(1)
 
 
+class TensorRows:
+    """What objectives of a tensor of rows share; a subclass evaluates."""
+
+    def prepare(self, model: nn.Module, batch: Tensor, key: Key) -> Tensor:
+        return batch
+
+    def count(self, prepared: Tensor) -> int:
+        return len(prepared)
+
+    def select(self, prepared: Tensor, rows: Sequence[int]) -> Tensor:
+        return prepared[list(rows)]
+
+
 def bind(model: nn.Module, direction: Any = None) -> Surroundings:
     """The model with its searched tensors, and a vector in the State for each."""
     space, state = ParameterSpace.of(model), State()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from many_points import bind, explicit, randn, shaken
+from many_points import TensorRows, bind, explicit, randn, shaken
 from zerothorder.execution.batched import Batched
 from zerothorder.execution.probe import write_probe
 from zerothorder.execution.swap import Swap
@@ -46,20 +46,11 @@ class Net(nn.Module):
         return self.head(self.norm(self.inner(self.table(ids)).tanh())).mean(1)
 
 
-class Entropy:
+class Entropy(TensorRows):
     """Cross-entropy of a row's first token after its mean output."""
 
     def __init__(self, scale: float = 1.0, offset: float = 0.0) -> None:
         self.scale, self.offset = scale, offset
-
-    def prepare(self, model: nn.Module, batch: Any, key: Key) -> Any:
-        return batch
-
-    def count(self, prepared: Tensor) -> int:
-        return len(prepared)
-
-    def select(self, prepared: Tensor, rows: Any) -> Tensor:
-        return prepared[list(rows)]
 
     def evaluate(self, model: nn.Module, prepared: Tensor) -> Values:
         logits = model(prepared)

@@ -4,13 +4,12 @@ docs/papers.md maps every check to the tests here; test_papers.py holds the map 
 """
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from many_points import bind, explicit, randn
+from many_points import TensorRows, bind, explicit, randn
 from zerothorder.execution.batched import Batched
 from zerothorder.execution.swap import Swap
 from zerothorder.key import Key, run_key
@@ -36,17 +35,8 @@ class Two(nn.Module):
         return (x @ self.matrix).tanh() * self.vector
 
 
-class Smooth:
+class Smooth(TensorRows):
     """Neither linear nor quadratic."""
-
-    def prepare(self, model: nn.Module, batch: Any, key: Key) -> Any:
-        return batch
-
-    def count(self, prepared: Tensor) -> int:
-        return len(prepared)
-
-    def select(self, prepared: Tensor, rows: Any) -> Tensor:
-        return prepared[list(rows)]
 
     def evaluate(self, model: nn.Module, prepared: Tensor) -> Values:
         return Values.of((model(prepared).double() ** 3).sum(1))

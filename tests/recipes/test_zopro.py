@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from many_points import TensorRows
 from zerothorder.errors import UsageError
 from zerothorder.estimate import Step
 from zerothorder.execution.batched import Batched
@@ -145,17 +146,8 @@ class Net(nn.Module):
         return self.head(self.inner(x).tanh())
 
 
-class Squares:
+class Squares(TensorRows):
     """Mean squared distance from the inputs' sum."""
-
-    def prepare(self, model: nn.Module, batch: Any, key: Key) -> Any:
-        return batch
-
-    def count(self, prepared: Tensor) -> int:
-        return len(prepared)
-
-    def select(self, prepared: Tensor, rows: Any) -> Tensor:
-        return prepared[list(rows)]
 
     def evaluate(self, model: nn.Module, prepared: Tensor) -> Values:
         out = model(prepared.to(next(model.parameters()).dtype))
