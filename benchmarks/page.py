@@ -50,6 +50,7 @@ class Page:
             (("R4",), "A pass over the weights ÷ an `add_` pass", _PASS, ("pass",), self._passes),
             (("R7",), "Replayed ÷ trained steps a second", _REPLAY, ("replay",), self._replays),
             (("R8",), "Many terms in an entry", _KEYS, ("keys",), self._keys),
+            ((), "What low rank costs beside its products", _OVERHEAD, ("overhead",), self._overheads),
             ((), "Ledger", _LEDGER, ("ledger",), self._ledger),
             ((), "`zo plan`: time of a step", _PLAN, ("plan",), self._plan),
         )
@@ -286,6 +287,18 @@ class Page:
         about = "An entry of 256 terms ÷ 256 entries of one; the line is 1, entry by entry"
         return f"{_table(head, rows)}\n{about}:\n\n{self._draw('keys', about, bars, 1.0)}"
 
+    def _overheads(self, results: list[Result]) -> str:
+        tasks = ("unperturbed", "both_points", "update")
+        rows = [
+            (
+                r["dtype"], str(r["modules"]), *(f"{1000 * r['median_seconds'][task]:.0f} ms" for task in tasks),
+                _spread(against(r["seconds"], "both_points", "unperturbed")), _load(r),
+            )
+            for r in results
+        ]  # fmt: skip
+        head = ("weights", "modules", "unperturbed", "both points", "update", "both points ÷ unperturbed", "load")
+        return _table(head, rows)
+
     def _ledger(self, results: list[Result]) -> str:
         rows = [
             (
@@ -355,6 +368,10 @@ in cache (signs), or over that of the matrix library's product of the factors.""
 _KEYS = """Applying one entry of 256 terms to the whole model, with the recipe's direction and update, ÷ 256 × applying
 an entry of one term. The limit: a term drawn and added in cache (`spsa`, `mezo`), or the matrix library's product of
 the factors, ÷ an entry of one."""
+
+_OVERHEAD = """A model of as many modules as SmolLM2-135M with layers of 36 columns, one row of 64 tokens: what is
+left is launches and Python. Both points of a rank-1 step in one pass, against the same two rows unperturbed; and the
+update."""
 
 _LEDGER = "A short run on disk; its entries are applied again as replay applies them."
 

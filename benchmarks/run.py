@@ -36,7 +36,7 @@ Measurement = Callable[[Any], dict[str, Any]]
 
 def measurements() -> dict[str, Measurement]:
     """Name → measurement, in the order in which they run."""
-    from benchmarks import keys, ledgers, memory, passes, plans, populations, replays
+    from benchmarks import keys, ledgers, memory, overheads, passes, plans, populations, replays
 
     found: dict[str, Measurement] = {}
     for dtype in DTYPES:
@@ -57,6 +57,8 @@ def measurements() -> dict[str, Measurement]:
     for dtype in DTYPES:
         for method in ("low-rank", "spsa", "mezo"):
             found[f"keys-{dtype}-{method}"] = lambda s, d=dtype, m=method: keys.measure(s, d, m)
+    for dtype in DTYPES:
+        found[f"overhead-{dtype}"] = lambda s, d=dtype: overheads.measure(s, d)
     for dtype in DTYPES:
         found[f"ledger-{dtype}"] = lambda s, d=dtype: ledgers.measure(s, d)
     for model, dtype, count in (

@@ -7,7 +7,7 @@ from typing import Any
 
 from zerothorder.errors import UsageError, nearest
 from zerothorder.recipe import Recipe
-from zerothorder.recipes import low_rank, mezo, spsa, zopro
+from zerothorder.recipes import first_order, low_rank, mezo, spsa, zopro
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,11 @@ class Row:
 
 CATALOGUE: dict[str, Row] = {
     kind.name: Row(kind, mezo.SCHEME_DEFAULTS) for kind in (mezo.MeZO, spsa.SPSA, low_rank.LowRankSPSA)
-} | {zopro.ZOPrO.name: Row(zopro.ZOPrO, {scheme: {} for scheme in mezo.SCHEME_DEFAULTS})}
+} | {
+    zopro.ZOPrO.name: Row(zopro.ZOPrO, {scheme: {} for scheme in mezo.SCHEME_DEFAULTS}),
+    first_order.SGD.name: Row(first_order.SGD, {scheme: {} for scheme in mezo.SCHEME_DEFAULTS}),
+    first_order.AdamW.name: Row(first_order.AdamW, first_order.SCHEME_DEFAULTS),
+}
 
 
 def register(recipe: type[Recipe], schemes: Mapping[str, Mapping[str, float]] | None = None) -> type[Recipe]:

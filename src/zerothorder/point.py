@@ -40,8 +40,8 @@ class Values:
 
     @classmethod
     def of(cls, value: Tensor | float | Sequence[float], weight: Tensor | None = None) -> "Values":
-        """Values of equal weight from a scalar, a list or a tensor."""
-        tensor = torch.as_tensor(value, dtype=None if torch.is_tensor(value) else torch.float64).detach().cpu()
+        """Values of equal weight from a scalar, a list or a tensor, which keeps its graph if it has one."""
+        tensor = torch.as_tensor(value, dtype=None if torch.is_tensor(value) else torch.float64).cpu()
         tensor = tensor.reshape(-1)
         if tensor.dtype not in (torch.float32, torch.float64):
             tensor = tensor.float()
@@ -55,7 +55,7 @@ class Values:
     def mean(self) -> float:
         """Σ weight·value / Σ weight, in float64 and in the order of the rows."""
         weight = self.weight.double()
-        return float((self.value.double() * weight).sum() / weight.sum())
+        return float((self.value.detach().double() * weight).sum() / weight.sum())
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,12 @@ class Estimate:
     """What an estimator learned: terms [(key, scalar)] whose Σ scalar·z estimates the gradient, and named scalars.
 
     `absolute`: the scalars already hold the step size (the update subtracts them as they are). `dense`: a
-    first-order part by site name, for hybrids; an update that cannot use it refuses.
+    first-order part by site name; an update that cannot use it refuses. The ledger has its hash, and where it is `kept`
+    its numbers beside it: one that is not cannot be replayed without the data.
     """
 
     terms: tuple[tuple[Key, float], ...]
     notes: dict[str, float] = field(default_factory=dict[str, float])
     dense: dict[str, Tensor] | None = None
     absolute: bool = False
+    kept: bool = True

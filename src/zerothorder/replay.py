@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zerothorder import catalogue, random
 from zerothorder.errors import LedgerError
@@ -104,12 +104,19 @@ def apply_entries(
     for group in _groups(entries, [step for step, _, _ in waiting]):
         attach(group[0].step)
         if (digest := group[0].dense_hash) is not None:
-            dense = store.get(digest, f"{where}: step {group[0].step}")
+            dense = _first_order(store, digest, f"{where}: step {group[0].step}")
             group = [dataclasses.replace(group[0], dense=dense)]
         update.apply_all(group, space, direction, state)
         for entry in group:
             progress(entry)
     attach(len(contents.entries))
+
+
+def _first_order(store: Attachments, digest: str, what: str) -> dict[str, Tensor]:
+    try:
+        return store.get(digest, what)
+    except LedgerError as error:
+        raise LedgerError(f"{error}, or, where its recipe keeps no gradients, train again with the data") from error
 
 
 def _groups(entries: Iterable[Entry], attached: Sequence[int]) -> Iterator[list[Entry]]:

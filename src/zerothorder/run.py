@@ -144,7 +144,7 @@ class Run:
         entry = Entry(self.index, terms, notes, self._rates, skipped, estimate.absolute)
         with uninterrupted():
             with phase("ledger"):
-                written = self.ledger.append(entry, None if skipped else estimate.dense)
+                written = self.ledger.append(entry, None if skipped else estimate.dense, keep=estimate.kept)
             with phase("update"):
                 self.update.apply(written, self.space, self.direction, self.state)
         recent = self.ledger.past[-SKIPS_ALLOWED:]

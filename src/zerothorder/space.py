@@ -25,6 +25,11 @@ def canonical_name(name: str) -> str:
     return name
 
 
+def stored_name(name: str) -> str:
+    """A parameter's name as files have it: PEFT leaves out the adapter's own, "default", when it saves."""
+    return canonical_name(name).replace(".default.", ".")
+
+
 @dataclass(frozen=True)
 class Site:
     """One searched tensor. z is addressed by (id, index into the whole tensor), so a shard draws its slice.

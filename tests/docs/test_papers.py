@@ -27,10 +27,14 @@ CHECKS = {
         "batched trap: small matrices",
     ),
     "ZOPrO": (*"123456", "trap: schedule", "trap: names and shapes"),
+    "SGD and AdamW": ("steps", "gradient", "trainer", "ledger", "refusals"),
 }
-"""What the card of each method asks for, by the method's heading; of SPSA, which has none, the page says what."""
+"""What the card of each method asks for, by the method's heading; of those that have none the page says what."""
 
-FILES = {"MeZO": "test_mezo.py", "SPSA": "test_spsa.py", "Low-rank SPSA": "test_low_rank.py", "ZOPrO": "test_zopro.py"}
+FILES = {
+    "MeZO": "test_mezo.py", "SPSA": "test_spsa.py", "Low-rank SPSA": "test_low_rank.py", "ZOPrO": "test_zopro.py",
+    "SGD and AdamW": "test_first_order.py",
+}  # fmt: skip
 """The tests of each recipe by itself: every one of them stands for a check."""
 
 SECTIONS = ("Settings", "What the official code does differently", "What was reproduced", "Card check to test")

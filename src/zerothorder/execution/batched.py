@@ -181,7 +181,7 @@ class Batched:
             try:
                 visit.install(plan, None if isinstance(self.shared, str) else self.shared)
                 with seeded(key, around.direction.run_key, around.model), interrupts.heard():
-                    found = value_at(around.model, copies, objective, dict(batches))
+                    found = value_at(around.model, around.space, copies, objective, dict(batches))
             finally:
                 visit.close()
         if found.value.numel() != len(copies.rows or ()):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zerothorder.execution import Surroundings
-from zerothorder.execution.evaluate import seeded, value_at
+from zerothorder.execution.evaluate import WEIGHT, seeded, value_at
 from zerothorder.execution.interrupts import Interrupts
 from zerothorder.execution.probe import write_probe
 from zerothorder.key import Key
@@ -54,6 +54,6 @@ class Copy:
                     write_probe(other, site, point.terms, around.direction, around.state)
                     pairs.append((site.parameter, other))
                 look = seeded(key, around.direction.run_key, around.model)
-                with in_place_of(pairs), look, interrupts.heard():
-                    values.append(value_at(around.model, point, objective, dict(batches)))
+                with in_place_of(pairs), look, interrupts.heard(), around.meter.weighing(WEIGHT[point.want]):
+                    values.append(value_at(around.model, around.space, point, objective, dict(batches)))
         return values

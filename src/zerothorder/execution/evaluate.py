@@ -3,6 +3,7 @@
 import random as python_random
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ from zerothorder.errors import UsageError
 from zerothorder.key import Key
 from zerothorder.objectives import Objective
 from zerothorder.point import Point, Values
+from zerothorder.space import ParameterSpace
 
+WEIGHT = {"value": 1, "gradient": 3}
+"""Forwards that a point counts for."""
 _EVALUATION = 0  # a site id no name hashes to in practice: the draw belongs to the whole evaluation
 
 
@@ -37,7 +41,9 @@ def seeded(key: Key, run_key: bytes, model: nn.Module) -> Generator[None]:
             np.random.set_state(legacy)
 
 
-def value_at(model: nn.Module, point: Point, objective: Objective, batches: dict[str, Any]) -> Values:
+def value_at(
+    model: nn.Module, space: ParameterSpace, point: Point, objective: Objective, batches: dict[str, Any]
+) -> Values:
     """Evaluate the objective for one point whose weights are already in place."""
     if point.on not in batches:
         raise UsageError(f"the step has no batch named {point.on!r}; it was given {', '.join(batches)}")
@@ -48,16 +54,35 @@ def value_at(model: nn.Module, point: Point, objective: Objective, batches: dict
             raise UsageError(f"{type(objective).__name__} cannot be evaluated on some rows; it has no select()")
         prepared = select(prepared, point.rows)
     if point.want == "gradient":
-        gradient = getattr(objective, "gradient", None)
-        if gradient is None:
-            raise UsageError(f"{type(objective).__name__} has no gradient(); use a purely zeroth-order recipe")
         with torch.inference_mode(False), torch.enable_grad():
-            return gradient(model, prepared)
+            return _gradient(model, space, objective, prepared)
     if getattr(objective, "constant_without_grad", False):
         with torch.inference_mode(False), torch.enable_grad(), _asking_for_none(model):
-            return objective.evaluate(model, prepared)
+            found = objective.evaluate(model, prepared)
+            return replace(found, value=found.value.detach())
     with torch.inference_mode():
         return objective.evaluate(model, prepared)
+
+
+def _gradient(model: nn.Module, space: ParameterSpace, objective: Objective, prepared: Any) -> Values:
+    """The objective's own gradient where it has one, else that of its weighted mean by autograd."""
+    own = getattr(objective, "gradient", None)
+    if own is not None:
+        return own(model, prepared)
+    found = objective.evaluate(model, prepared)
+    if not found.value.requires_grad:
+        raise UsageError(
+            f"{type(objective).__name__} gives numbers without a gradient, which this recipe needs; use a zeroth-order "
+            "recipe"
+        )
+    mean = (found.value * found.weight).sum() / found.weight.sum()
+    # None for a site that the value does not depend on, which torch's own types leave out
+    parts: Any = torch.autograd.grad(mean, [site.parameter for site in space], allow_unused=True)
+    gradient = {
+        site.name: torch.zeros_like(site.parameter) if part is None else part
+        for site, part in zip(space, parts, strict=True)
+    }
+    return Values(found.value.detach(), found.weight, gradient, found.detail)
 
 
 @contextmanager

@@ -11,12 +11,14 @@ from zerothorder.objectives.sequences import base_model
 
 
 class Meter:
-    """Totals since the run began: `calls` of the model, `examples` (rows) and `tokens` (padding left out)."""
+    """Totals since the run began: `calls` of the model, `examples` (rows) and `tokens` (padding left out). A forward
+    that is differentiated counts three times: its backward pass costs two."""
 
     def __init__(self) -> None:
         self.calls = self.examples = self.tokens = 0
         self._last = (0, 0)
         self._watched: list[nn.Module] = []
+        self._weight = 1
 
     @contextmanager
     def watching(self, model: nn.Module) -> Generator[None]:
@@ -33,8 +35,18 @@ class Meter:
             handle.remove()
             self._watched.pop()
 
+    @contextmanager
+    def weighing(self, weight: int) -> Generator[None]:
+        """Rows and tokens inside the block count `weight` times."""
+        self._weight = weight
+        try:
+            yield
+        finally:
+            self._weight = 1
+
     def add(self, examples: int, tokens: int = 0) -> None:
         """Count an evaluation that no module saw (a numpy function, a person)."""
+        examples, tokens = self._weight * examples, self._weight * tokens
         self.calls, self.examples, self.tokens = (
             self.calls + 1,
             self.examples + examples,

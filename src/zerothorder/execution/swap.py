@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zerothorder.execution import Surroundings
-from zerothorder.execution.evaluate import seeded, value_at
+from zerothorder.execution.evaluate import WEIGHT, seeded, value_at
 from zerothorder.execution.interrupts import Interrupts
 from zerothorder.execution.observe import named_modules
 from zerothorder.execution.probe import write_probe
@@ -70,8 +70,9 @@ class Swap:
                             exchange.install([], list(around.space))
                         elif point.terms:
                             exchange.install(plan, whole)
-                    with seeded(key, around.direction.run_key, around.model), interrupts.heard():
-                        values.append(value_at(around.model, point, objective, dict(batches)))
+                    look = seeded(key, around.direction.run_key, around.model)
+                    with look, interrupts.heard(), around.meter.weighing(WEIGHT[point.want]):
+                        values.append(value_at(around.model, around.space, point, objective, dict(batches)))
                 finally:
                     exchange.close()
         return values

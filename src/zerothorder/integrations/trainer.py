@@ -3,6 +3,8 @@
 import json
 import logging
 import math
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from zerothorder.objectives.sequences import base_model
 from zerothorder.optimizer import ZerothOrder
 from zerothorder.recipe import Recipe
 from zerothorder.replay import START
+from zerothorder.run import Run
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +35,8 @@ SMALL = 1e-4
 
 
 class TrainerMixin:
-    """Before any subclass of transformers.Trainer; `recipe` is a name of the catalogue or a recipe.
+    """Before any subclass of transformers.Trainer; `recipe` is a name of the catalogue or a recipe. `begin` is called
+    with a new run before its first step, for what a recipe wants attached (`zerothorder.recipes.zopro.guide`).
 
         class ZerothOrderDPOTrainer(zo.TrainerMixin, trl.DPOTrainer):
             pass
@@ -44,8 +48,10 @@ class TrainerMixin:
     entry. Learning rate, schedule and weight decay are the trainer's; ε and the rest are the recipe's. The run's
     ledger is `output_dir/ledger.zo`, from which `resume_from_checkpoint` rebuilds the weights bit for bit.
 
-    Logged as ever, at the perturbed weights: the trainer's metrics. `grad_norm` is that of the estimate, |ρ|·√n for
-    n weights. Added: zo/projected_gradient, zo/forwards (rows through the model since the run began), zo/skipped.
+    Logged as ever, at the perturbed weights: the trainer's metrics. `grad_norm` is that of the estimate, |ρ|·√n for n
+    weights, or of the gradient (`sgd`, `adamw`: the trainer as ever, for comparison). Added: zo/projected_gradient,
+    zo/forwards and zo/tokens (rows and tokens through the model since the run began), zo/seconds (since train() was
+    called), zo/skipped.
 
     UsageError where the trainer's arguments or loss cannot be meant (see `trainer_arguments`).
     """
@@ -55,12 +61,15 @@ class TrainerMixin:
     optimizer: Any
     state: Any
 
-    def __init__(self, *args: Any, recipe: str | Recipe = "mezo", **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, recipe: str | Recipe = "mezo", begin: Callable[[Run], None] | None = None, **kwargs: Any
+    ) -> None:
         if any(kwargs.get("optimizers", (None, None))[:1]):
             raise UsageError("the recipe brings the optimizer; give optimizers=(None, scheduler) or leave it out")
-        self._zo_recipe = recipe
+        self._zo_recipe, self._zo_begin = recipe, begin
         self._zo_training = False
         self._zo_resumed: int | None = None
+        self._zo_began = 0.0
         super().__init__(*args, **kwargs)
         settle(self)
 
@@ -70,6 +79,7 @@ class TrainerMixin:
         folder = _checkpoint(resume_from_checkpoint, self.args.output_dir)
         self._zo_resumed = None if folder is None else _step_of(folder)
         self.create_optimizer()
+        self._zo_began = time.perf_counter()
         ledger = self._zo_optimizer.run.ledger
         try:
             result = super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
@@ -110,9 +120,11 @@ class TrainerMixin:
             last = run.ledger.past[-1]
             size = math.sqrt(sum(scalar * scalar for _, scalar in last.terms))
             logs = logs | {
-                "grad_norm": size * math.sqrt(run.space.numel),
+                "grad_norm": last.notes.get("gradient_norm", size * math.sqrt(run.space.numel)),
                 "zo/projected_gradient": last.terms[0][1] if last.terms else math.nan,
                 "zo/forwards": run.around.meter.examples,
+                "zo/tokens": run.around.meter.tokens,
+                "zo/seconds": round(time.perf_counter() - self._zo_began, 3),
                 "zo/skipped": sum(entry.skipped for entry in run.ledger.past),
             }
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
@@ -143,6 +155,8 @@ class TrainerMixin:
         for group in found.param_groups:
             group["lr"] = args.learning_rate
             group["weight_decay"] = args.weight_decay if group["name"] == "decay" else 0.0
+        if self._zo_begin is not None and not resume:
+            self._zo_begin(found.run)
         return found
 
 
@@ -162,7 +176,7 @@ class TrainerOptimizer(ZerothOrder):
     def look(self, loss: Any, device: Any) -> Tensor:
         """The step's points on one micro-batch, given as a callable. What comes back is the mean of their losses as a
         leaf: backward() reaches no weight, and leaves there by what the trainer multiplied its loss."""
-        if not self.checked:
+        if not self.checked and self.run.recipe.tags:  # without draws no weight is ever exchanged
             self.check(loss)
         values = self.accumulated.add(loss, self._rates())
         mean = sum(own.mean() for own in values) / len(values)

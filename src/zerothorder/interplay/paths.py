@@ -16,7 +16,7 @@ from zerothorder.ledger.attachments import Attachments
 from zerothorder.ledger.header import check_base
 from zerothorder.ledger.reader import Contents, read
 from zerothorder.replay import apply_entries, load_attached, space_of
-from zerothorder.space import ParameterSpace, Site, canonical_name
+from zerothorder.space import ParameterSpace, Site, stored_name
 from zerothorder.state import RESIDUAL, State, residual_of
 
 _FILES = ("adapter_model.safetensors", "model.safetensors")
@@ -157,7 +157,7 @@ def _weights(folder: Path) -> str:
 
 def canonical(names: Sequence[str]) -> dict[str, str]:
     """Canonical name → the track's own, so that a policy and a reward model over one base find each other."""
-    return {canonical_name(name): name for name in names}
+    return {stored_name(name): name for name in names}
 
 
 __all__ = ["Checkpoints", "Replayed", "Track", "canonical"]

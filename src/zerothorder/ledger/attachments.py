@@ -24,12 +24,12 @@ class Attachments:
 
         UsageError when the disk is full.
         """
-        data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-        digest = hashlib.sha256(data).hexdigest()
+        data = _bytes(tensors)
+        found = hashlib.sha256(data).hexdigest()
         if self.folder is None:
-            self._memory[digest] = data
-            return digest
-        path = self.folder / f"{digest}.safetensors"
+            self._memory[found] = data
+            return found
+        path = self.folder / f"{found}.safetensors"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not path.exists():
@@ -38,19 +38,28 @@ class Attachments:
             raise UsageError(
                 f"cannot write the attachment {path}: {error.strerror}; free some space, then resume the run"
             ) from error
-        return digest
+        return found
 
-    def get(self, digest: str, what: str) -> dict[str, Tensor]:
+    def get(self, wanted: str, what: str) -> dict[str, Tensor]:
         """The tensors of a hash. LedgerError names a missing or damaged file."""
-        if self.folder is None:
-            return load(self._memory[digest])
-        path = self.folder / f"{digest}.safetensors"
-        if not path.exists():
+        if self.folder is None and wanted in self._memory:
+            return load(self._memory[wanted])
+        path = (self.folder or Path()) / f"{wanted}.safetensors"
+        if self.folder is None or not path.exists():
             raise LedgerError(f"{what} needs the attachment {path.name}, which is not in {path.parent}; copy it there")
         data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != digest:
+        if hashlib.sha256(data).hexdigest() != wanted:
             raise LedgerError(f"the attachment {path} of {what} is damaged: its content does not match its name")
         return {name: torch.empty_like(t).copy_(t) for name, t in load(data).items()}
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """The hash that tensors are kept under, without keeping them."""
+    return hashlib.sha256(_bytes(tensors)).hexdigest()
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
 
 
 def write_durably(path: Path, data: bytes) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from zerothorder.errors import LedgerError, UsageError
-from zerothorder.ledger.attachments import Attachments, write_durably
+from zerothorder.ledger.attachments import Attachments, digest, write_durably
 from zerothorder.ledger.entry import ATTACHMENT, CHAIN, END, STEP, Codec, Entry, frame
 from zerothorder.ledger.header import Header
 from zerothorder.ledger.reader import Contents, read
@@ -66,12 +66,13 @@ class Ledger:
             raise ledger._unwritable(error) from error
         return ledger
 
-    def append(self, entry: Entry, dense: Mapping[str, Tensor] | None = None) -> Entry:
-        """Write a step and return it as written: this, not what was computed, is what must be applied."""
+    def append(self, entry: Entry, dense: Mapping[str, Tensor] | None = None, *, keep: bool = True) -> Entry:
+        """Write a step and return it as written: this, not what was computed, is what must be applied. Of a first-order
+        part that is not to `keep` only the hash is written."""
         if entry.step != len(self.past):
             raise LedgerError(f"step {entry.step} cannot follow {len(self.past)} written steps")
         if dense is not None:
-            entry = dataclasses.replace(entry, dense_hash=self.attachments.put(dense))
+            entry = dataclasses.replace(entry, dense_hash=self.attachments.put(dense) if keep else digest(dense))
         before = dict(self.codec.rates)
         try:
             flags, payload = self.codec.encode(entry)
@@ -87,10 +88,10 @@ class Ledger:
 
     def attach(self, name: str, tensors: Mapping[str, Tensor]) -> str:
         """Write tensors beside the ledger and their hash into it."""
-        digest = self.attachments.put(tensors)
-        self._write(ATTACHMENT, 0, len(self.past), bytes.fromhex(digest) + name.encode())
-        self.attached[name] = digest
-        return digest
+        found = self.attachments.put(tensors)
+        self._write(ATTACHMENT, 0, len(self.past), bytes.fromhex(found) + name.encode())
+        self.attached[name] = found
+        return found
 
     def end(self, weights: str) -> None:
         """The end record: the hash of the final weights. A run that ended so already is left as it is."""

@@ -14,8 +14,10 @@ class Objective(Protocol):
 
     `prepare` runs once a step at θ (reference log-probabilities, generations); `evaluate` is pure. An objective
     whose prepared batch can be cut by example also has `select(prepared, rows)`, where a row may be asked for more
-    than once, and `count(prepared)`, and may tell `token_count(prepared)`, padding included; one that differentiates
-    has `gradient(model, prepared, sites)`; one that judges all points together has `compare(list of Values)`.
+    than once, and `count(prepared)`, and may tell `token_count(prepared)`, padding included; one that judges all
+    points together has `compare(list of Values)`. The gradient of Σ weight·value / Σ weight comes from autograd where
+    the values keep their graph (`Values.of` does), or from the objective's own `gradient(model, prepared)`, Values with
+    a tensor for every site.
 
     An objective whose own code runs forwards under torch.no_grad() because they are constants of its loss (a loss
     written for autograd) says so by `constant_without_grad = True`: gradients are then enabled while it is evaluated,

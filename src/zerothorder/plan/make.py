@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from zerothorder import catalogue, random
+from zerothorder.errors import UsageError
 from zerothorder.estimate import Step
 from zerothorder.execution.together import ROWS
 from zerothorder.integrations.peft import apply_scheme
@@ -81,6 +82,10 @@ def make_plan(config: PlanConfig) -> Plan:
         torch.set_num_threads(config.threads)
     recipe = catalogue.build(config.recipe, config.scheme, **config.recipe_settings())
     points = _points(recipe, config.steps)
+    if any(point.want != "value" for point in points):
+        raise UsageError(
+            f"{recipe.name} takes gradients, whose activations a plan does not price; plan a zeroth-order recipe"
+        )
     source = find(config.model, config.head, config.trust_remote_code)
     dtype = getattr(torch, config.dtype)
     options = {} if config.attention is None else {"attn_implementation": config.attention}

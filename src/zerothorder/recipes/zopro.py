@@ -16,7 +16,7 @@ from zerothorder.estimate import Estimator, Step
 from zerothorder.estimators.finite_difference import central
 from zerothorder.key import Key
 from zerothorder.ledger.entry import Rates, float32
-from zerothorder.space import ParameterSpace, canonical_name
+from zerothorder.space import ParameterSpace, stored_name
 from zerothorder.sums import ordered_dot
 from zerothorder.updates import Update
 from zerothorder.updates.schedules import scheduled
@@ -127,10 +127,10 @@ def difference(after: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dic
 
 
 def _fitted(given: Mapping[str, Tensor], space: ParameterSpace, what: str) -> dict[str, Tensor]:
-    named = {canonical_name(name): tensor for name, tensor in given.items()}
+    named = {stored_name(name): tensor for name, tensor in given.items()}
     found: dict[str, Tensor] = {}
     for site in space:
-        tensor = named.get(site.name)
+        tensor = named.get(stored_name(site.name))
         if tensor is None:
             raise UsageError(
                 f"{what} has no tensor {site.name!r}{nearest(site.name, named)}; each searched one needs one"

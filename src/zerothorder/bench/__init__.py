@@ -1,0 +1,1 @@
+"""`zo bench`: methods × tasks × seeds of a suite file, run, resumed and put side by side."""

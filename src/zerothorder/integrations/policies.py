@@ -1,0 +1,184 @@
+"""What a policy says: completions drawn from it, what a reward thinks of them, how far it is from its reference."""
+
+import dataclasses
+import random
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from zerothorder.data.quiet import need
+from zerothorder.errors import UsageError
+from zerothorder.objectives.sequences import answer_nll, device_of
+
+Reward = Callable[..., Sequence[float]]
+"""(prompts=, completions=, and the other columns of the rows) → a number a completion, higher is better."""
+Judge = Callable[[Sequence[str], Sequence[tuple[str, str]], Mapping[str, Sequence[Any]]], Sequence[int]]
+"""(prompts, two completions of each, the other columns) → 0 or 1, the better one; -1 for neither."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """A policy on some prompts. `kl`: mean of Σ_t log p(y_t) - log p_reference(y_t) over drawn y, nats a completion;
+    `length` in tokens; `texts`: (prompt, completion) of the first few."""
+
+    reward: float
+    spread: float
+    kl: float
+    length: float
+    texts: tuple[tuple[str, str], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def draw(
+    model: Any, tokenizer: Any, prompts: Sequence[str], tokens: int, *, temperature: float = 1.0, seed: int = 0,
+    rows: int = 32,
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:  # fmt: skip
+    """(prompt, completion) as token ids, at most `tokens` new ones each, an end token included. The global generator is
+    left as found."""
+    found: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    stops = model.generation_config.eos_token_id
+    stops = {stops} if isinstance(stops, int) else set(stops or ())
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        torch.manual_seed(seed)
+        for at in range(0, len(prompts), rows):
+            texts = list(prompts[at : at + rows])
+            batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left").to(device_of(model))
+            out = model.generate(
+                **batch, max_new_tokens=tokens, do_sample=True, temperature=temperature, top_k=0, top_p=1.0,
+                pad_token_id=tokenizer.pad_token_id,
+            )  # fmt: skip
+            width = batch["input_ids"].shape[1]
+            for row, mask in zip(out.tolist(), batch["attention_mask"], strict=True):
+                end = next((i + 1 for i, token in enumerate(row[width:]) if token in stops), tokens)
+                found.append((tuple(row[width - int(mask.sum()) : width]), tuple(row[width : width + end])))
+    return found
+
+
+def look(
+    model: Any, tokenizer: Any, rows: Mapping[str, Sequence[Any]], reward: Reward, tokens: int, *, seed: int = 0,
+    shown: int = 5,
+) -> Look:  # fmt: skip
+    """One completion a prompt at temperature 1. Reference: the model without its adapter (none: `kl` is 0)."""
+    prompts = list(rows["prompt"])
+    was = model.training
+    model.eval()
+    try:
+        drawn = draw(model, tokenizer, prompts, tokens, seed=seed)
+        texts = [tokenizer.decode(ids, skip_special_tokens=True) for _, ids in drawn]
+        values = [float(value) for value in reward(completions=texts, **columns(rows))]
+        without = getattr(model, "disable_adapter", None)
+        kl = _log_probability(model, tokenizer, drawn)
+        with without() if without is not None else nullcontext():
+            kl = kl - _log_probability(model, tokenizer, drawn)
+    finally:
+        model.train(was)
+    return Look(
+        statistics.fmean(values),
+        statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0,
+        float(kl.mean()),
+        statistics.fmean(len(ids) for _, ids in drawn),
+        tuple(zip(prompts[:shown], texts[:shown], strict=True)),
+    )
+
+
+def columns(rows: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+    """The columns as a reward is given them: prompts by TRL's name."""
+    return {"prompts" if name == "prompt" else name: values for name, values in rows.items()}
+
+
+def _log_probability(model: Any, tokenizer: Any, drawn: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> Any:
+    parts: list[torch.Tensor] = []
+    with torch.inference_mode():
+        for at in range(0, len(drawn), 16):
+            piece = drawn[at : at + 16]
+            parts.append(-answer_nll(model, [p for p, _ in piece], [c for _, c in piece], tokenizer.pad_token_id))
+    return torch.cat(parts)
+
+
+def scored_by(model: Any, tokenizer: Any, rows: int = 16) -> Reward:
+    """A reward model's score of prompt + completion, read after the last token."""
+
+    def reward_model(prompts: Sequence[str], completions: Sequence[str], **others: Any) -> list[float]:
+        found: list[float] = []
+        was = model.training
+        model.eval()
+        try:
+            with torch.inference_mode():
+                for at in range(0, len(prompts), rows):
+                    pairs = zip(prompts[at : at + rows], completions[at : at + rows], strict=True)
+                    texts = [prompt + completion + (tokenizer.eos_token or "") for prompt, completion in pairs]
+                    batch = tokenizer(texts, return_tensors="pt", padding=True).to(device_of(model))
+                    found += model(**batch).logits[:, 0].float().tolist()
+        finally:
+            model.train(was)
+        return found
+
+    return reward_model
+
+
+def by_reward(reward: Reward) -> Judge:
+    """The completion with the higher reward is the better one: for tasks whose truth can be computed."""
+
+    def judge(
+        prompts: Sequence[str], pairs: Sequence[tuple[str, str]], others: Mapping[str, Sequence[Any]]
+    ) -> list[int]:
+        first = reward(prompts=prompts, completions=[a for a, _ in pairs], **others)
+        second = reward(prompts=prompts, completions=[b for _, b in pairs], **others)
+        return [-1 if a == b else int(b > a) for a, b in zip(first, second, strict=True)]
+
+    return judge
+
+
+_ASKED = """Two answers to the same request. Which one is better?
+
+Request: {prompt}
+
+Answer A: {a}
+
+Answer B: {b}
+
+The better answer is Answer"""
+
+
+def by_model(model: Any, tokenizer: Any, seed: int = 0) -> Judge:
+    """A language model's verdict of one token, A or B, shown in random order."""
+    letters = [tokenizer(f" {letter}", add_special_tokens=False)["input_ids"][-1] for letter in "AB"]
+    if letters[0] == letters[1]:
+        raise UsageError("this tokenizer has no tokens of their own for the letters A and B; take another judge")
+
+    def judge(
+        prompts: Sequence[str], pairs: Sequence[tuple[str, str]], others: Mapping[str, Sequence[Any]]
+    ) -> list[int]:
+        order, verdicts = random.Random(seed), list[int]()
+        with torch.inference_mode():
+            for prompt, (first, second) in zip(prompts, pairs, strict=True):
+                turned = order.random() < 0.5
+                a, b = (second, first) if turned else (first, second)
+                text = _ASKED.format(prompt=prompt, a=a.strip(), b=b.strip())
+                batch = tokenizer(text, return_tensors="pt").to(device_of(model))
+                scores = model(**batch).logits[0, -1, letters]
+                verdicts.append(int(bool(scores[1] > scores[0])) ^ int(turned))
+        return verdicts
+
+    return judge
+
+
+def pairs_of(prompts: Sequence[str], answers: Sequence[tuple[str, str]], verdicts: Sequence[int]) -> Any:
+    """TRL's preference rows of what a judge decided; prompts without a decision are left out."""
+    made = [
+        {"prompt": prompt, "chosen": pair[verdict], "rejected": pair[1 - verdict]}
+        for prompt, pair, verdict in zip(prompts, answers, verdicts, strict=True)
+        if verdict in (0, 1) and pair[0] != pair[1]
+    ]
+    if not made:
+        raise UsageError(
+            f"the judge preferred no answer to another in {len(prompts)} prompts; there is nothing to fit a reward "
+            "model to: give it other prompts, or another judge"
+        )
+    return need("datasets", "preference rows").Dataset.from_list(made)

@@ -1,0 +1,193 @@
+"""Rounds of policy and reward model, each learning from what the other has become: the outer loop of ZOPrO."""
+
+import dataclasses
+import gc
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from zerothorder.data.quiet import need
+from zerothorder.errors import UsageError
+from zerothorder.integrations.adapters import ADAPTER, START, Adapters, Method, told
+from zerothorder.integrations.policies import Judge, Reward, columns, draw, pairs_of, scored_by
+from zerothorder.recipes.zopro import difference, guide
+
+_log = logging.getLogger(__name__)
+
+_DONE, _SETTINGS, _MERGED = "stage.json", "rounds.json", "merged"
+
+
+@dataclass
+class Rounds:
+    """A policy trained by RLOO in rounds; between them the reward model learns from what the policy says now.
+
+    In `output`, each a folder with its ledger: `sft` (where there are `demonstrations`; merged into the base, it is the
+    reference of all rounds), `reward-0` (fitted to `pairs`), `policy-0`, and for i = 1, 2, …: `reward-i`, `policy-i`.
+    reward-i is reward-(i-1) fitted to what a `judge` says of two completions a prompt, of the `doubtful` share of
+    prompts whose scores are nearest 0; `average` a of reward-(i-1) is kept. From round 1 on the recipe gets, as
+    attachments of its ledger, mu = what policy-(i-1) moved by and v = reward-i - reward-(i-1); with a given `reward`
+    there are no reward models and no v. Every stage starts from the adapter of the last of its kind.
+
+    `first`, `then` and `fit` are the methods of policy-0, of later policies, and of SFT and reward models: first order
+    as in the paper, or any recipe, so that nothing in the run needs a backward pass. A stage that is done is not
+    repeated; one that was stopped goes on from its last checkpoint.
+
+    Source: Galatolo et al. 2025 (ZOPrO), whose iterations these are.
+    """
+
+    output: Path
+    model: str
+    prompts: Any
+    reward: Reward | None = None
+    pairs: Any = None
+    demonstrations: Any = None
+    judge: Judge | None = None
+    rounds: int = 2
+    first: Method = ("adamw", {})
+    then: Method = ("zopro", {})
+    fit: Method = ("adamw", {})
+    updates: int = 20
+    fits: int = 20
+    average: float = 0.0
+    doubtful: float = 0.6
+    kind: Adapters = field(default_factory=Adapters)
+    say: Callable[[str], None] = _log.info
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise UsageError(f"rounds is {self.rounds}; at least one is needed")
+        if self.reward is None and self.pairs is None:
+            raise UsageError("rounds need a reward, or pairs to fit a reward model to; give reward= or pairs=")
+        if self.reward is None and self.rounds > 1 and self.judge is None:
+            raise UsageError("a reward model that learns again each round needs a judge; give judge=, or rounds=1")
+        if not 0 <= self.average < 1:
+            raise UsageError(f"average is {self.average:g}; it is the share of the old reward model, from 0 to below 1")
+
+    def run(self) -> Path:
+        """All stages that are not done; the last policy's adapter. UsageError where `output` holds a run of other
+        settings."""
+        self._same_settings()
+        if self.demonstrations is not None:
+            self._stage("sft", self._sft)
+        if self.reward is None:
+            self._stage("reward-0", lambda to: self._fit(to, self.pairs, None))
+        self._stage("policy-0", lambda to: self._policy(to, 0))
+        for number in range(1, self.rounds):
+            if self.reward is None:
+                self._stage(f"reward-{number}", lambda to, n=number: self._refit(to, n))
+            self._stage(f"policy-{number}", lambda to, n=number: self._policy(to, n))
+        return self.output / f"policy-{self.rounds - 1}"
+
+    def _stage(self, name: str, make: Callable[[Path], dict[str, Any]]) -> None:
+        folder = self.output / name
+        if (folder / _DONE).exists():
+            return
+        began = time.perf_counter()
+        self.say(f"{name} begins")
+        found = make(folder) | {"seconds": round(time.perf_counter() - began, 1)}
+        (folder / _DONE).write_text(json.dumps(found, indent=1) + "\n")
+        self.say(f"{name} is done in {found['seconds']:.0f} s")
+        gc.collect()
+
+    def _sft(self, folder: Path) -> dict[str, Any]:
+        model, tokenizer = self.kind.load(self.model)
+        trainer = self.kind.train("sft", folder, model, tokenizer, self.demonstrations, self.fit, self.fits)
+        merged = trainer.model.merge_and_unload()
+        merged.save_pretrained(folder / _MERGED)
+        tokenizer.save_pretrained(folder / _MERGED)
+        return told(trainer)
+
+    def _fit(self, folder: Path, pairs: Any, start: Path | None) -> dict[str, Any]:
+        model, tokenizer = self.kind.load(self._base, head=1)
+        trainer = self.kind.train("reward", folder, model, tokenizer, pairs, self.fit, self.fits, start=start)
+        return told(trainer)
+
+    def _refit(self, folder: Path, number: int) -> dict[str, Any]:
+        """The reward model on pairs of the last policy's completions that a judge decided."""
+        before = self.output / f"reward-{number - 1}"
+        made = folder / "pairs.jsonl"
+        if not made.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._judged(number).to_json(made)
+        pairs = need("datasets", "preference rows").Dataset.from_json(str(made))
+        found = self._fit(folder, pairs, before)
+        if self.average:
+            old, new = load_file(before / ADAPTER), load_file(folder / ADAPTER)
+            mean = {name: self.average * old[name] + (1 - self.average) * tensor for name, tensor in new.items()}
+            save_file(mean, folder / ADAPTER)
+        return found | {"pairs": len(pairs)}
+
+    def _judged(self, number: int) -> Any:
+        if self.judge is None:
+            raise UsageError("a reward model that learns again needs a judge; give judge=")
+        model, tokenizer = self.kind.load(self._base)
+        policy = self.kind.adapted(model, self.output / f"policy-{number - 1}")
+        rows = self.prompts[:]
+        prompts = list(rows["prompt"])
+        seeds = (2 * number, 2 * number + 1)
+        drawn = [draw(policy, tokenizer, prompts, self.kind.tokens, temperature=0.7, seed=seed) for seed in seeds]
+        first, second = ([tokenizer.decode(ids, skip_special_tokens=True) for _, ids in own] for own in drawn)
+        score = self._reward(f"reward-{number - 1}")
+        others = columns(rows)
+        scores = score(completions=first, **others)
+        order = sorted(range(len(prompts)), key=lambda at: abs(scores[at]))
+        kept = sorted(order[: max(1, math.ceil(self.doubtful * len(prompts)))])
+        chosen = {name: [values[at] for at in kept] for name, values in others.items() if name != "prompts"}
+        answers = [(first[at], second[at]) for at in kept]
+        asked = [prompts[at] for at in kept]
+        return pairs_of(asked, answers, self.judge(asked, answers, chosen))
+
+    def _policy(self, folder: Path, number: int) -> dict[str, Any]:
+        model, tokenizer = self.kind.load(self._base)
+        reward = self.reward or self._reward(f"reward-{number}")
+        method, start, begin = (self.first, None, None) if not number else (self.then, *self._guided(number))
+        trainer = self.kind.train(
+            "rloo", folder, model, tokenizer, self.prompts, method, self.updates, start=start, begin=begin,
+            reward_funcs=reward,
+        )  # fmt: skip
+        return told(trainer)
+
+    def _guided(self, number: int) -> tuple[Path, Callable[[Any], None]]:
+        """(the adapter to start from, what gives a run mu and v)."""
+        last = self.output / f"policy-{number - 1}"
+        mu = difference(load_file(last / ADAPTER), load_file(last / START / ADAPTER))
+        v = None
+        if self.reward is None:
+            now, before = (self.output / f"reward-{n}" / ADAPTER for n in (number, number - 1))
+            v = difference(load_file(now), load_file(before))
+
+        def begin(run: Any) -> None:
+            if "mu" in run.recipe.tags:
+                guide(run, mu, v)
+
+        return last, begin
+
+    def _reward(self, name: str) -> Reward:
+        model, tokenizer = self.kind.load(self._base, head=1)
+        return scored_by(self.kind.adapted(model, self.output / name), tokenizer)
+
+    @property
+    def _base(self) -> str:
+        merged = self.output / "sft" / _MERGED
+        return str(merged) if self.demonstrations is not None else self.model
+
+    def _same_settings(self) -> None:
+        """Stages of different settings are never mixed."""
+        names = ("model", "rounds", "first", "then", "fit", "updates", "fits", "average", "doubtful")
+        mine = {name: getattr(self, name) for name in names} | dataclasses.asdict(self.kind)
+        mine = json.loads(json.dumps(mine, default=str)) | {"rows": len(self.prompts), "given": self.reward is not None}
+        path = self.output / _SETTINGS
+        if path.exists():
+            then = json.loads(path.read_text())
+            for name, value in mine.items():
+                if then.get(name) != value and name != "rounds":
+                    raise UsageError(f"{self.output} was begun with {name} = {then.get(name)!r}, not {value!r}")
+        self.output.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(mine, indent=1) + "\n")

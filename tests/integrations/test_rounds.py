@@ -1,0 +1,212 @@
+"""Rounds of policy and reward model: what each stage starts from, learns from, and leaves for the next."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+pytest.importorskip("trl")
+
+from trl_toys import WORDS, llama, rows, tokenizer
+from zerothorder.data import load_model
+from zerothorder.errors import UsageError
+from zerothorder.integrations.adapters import ADAPTER, START, Adapters
+from zerothorder.integrations.policies import by_model, by_reward, draw, look, pairs_of, scored_by
+from zerothorder.integrations.rounds import Rounds
+from zerothorder.integrations.trl import mixed
+from zerothorder.ledger.attachments import Attachments
+from zerothorder.ledger.reader import read
+from zerothorder.recipes.zopro import difference
+from zerothorder.space import stored_name
+
+FREE = ("spsa", {"lr": 1e-2, "eps": 1e-2})
+KIND = Adapters(
+    lora={"r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"]},
+    args={
+        "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "num_generations": 2, "logging_steps": 1,
+        "save_strategy": "steps", "save_steps": 1, "dataloader_pin_memory": False, "beta": 0.05,
+    },
+    dtype="float32", tokens=4, stops=(),
+)  # fmt: skip
+
+
+def variety(completions: Sequence[str], **others: Any) -> list[float]:
+    """How many different words, and a little for which."""
+    return [len(set(text.split())) + 0.01 * len(text) for text in completions]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("base")
+    llama().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def rounds(base: str, output: Path, **more: Any) -> Rounds:
+    given: dict[str, Any] = {
+        "prompts": rows("prompt", 8), "first": FREE, "then": ("zopro", {"lr": 1.0, "eps": 0.1}), "fit": FREE,
+        "updates": 2, "fits": 2, "kind": KIND,
+    }  # fmt: skip
+    return Rounds(output, base, **given | more)
+
+
+def whole(base: str, output: Path, **more: Any) -> Rounds:
+    """Everything: demonstrations, a reward model that learns again, a judge."""
+    demonstrations = rows("preference", 8).rename_column("chosen", "completion").remove_columns("rejected")
+    return rounds(
+        base, output, pairs=rows("preference", 8), demonstrations=demonstrations, judge=by_reward(variety), **more
+    )
+
+
+def test_a_run_without_a_backward_pass_from_sft_to_the_second_policy(base: str, tmp_path: Path) -> None:
+    made = whole(base, tmp_path / "run", average=0.25)
+    last = made.run()
+    stages = ["sft", "reward-0", "policy-0", "reward-1", "policy-1"]
+    assert last == tmp_path / "run" / "policy-1"
+    for stage in stages:
+        entries = read(tmp_path / "run" / stage / "ledger.zo").entries
+        assert len(entries) == 2
+        assert not any(entry.dense_hash for entry in entries)
+    # mu: what the policy moved by; v: what the reward model, averaged, moved by, of length 1 a tensor
+    contents = read(last / "ledger.zo")
+    attached = {name: Attachments(last / "attachments").get(h, "test") for _, name, h in contents.attachments}
+    moved = difference(
+        load_file(tmp_path / "run/policy-0" / ADAPTER), load_file(tmp_path / "run/policy-0" / START / ADAPTER)
+    )
+    assert {stored_name(n) for n in attached["mu"]} == {stored_name(n) for n in moved}
+    for name, tensor in moved.items():
+        own = {stored_name(n): t for n, t in attached["mu"].items()}[stored_name(name)]
+        assert torch.equal(own, tensor)
+    assert any(bool(t.any()) for t in moved.values())
+    lengths = [float(t.norm()) for t in attached["v"].values()]
+    assert all(length == pytest.approx(1.0, abs=1e-5) or length == 0 for length in lengths)
+    assert any(lengths)
+    # each of a kind begins where the last one ended
+    ended, begun = (load_file(tmp_path / "run" / at / ADAPTER) for at in ("policy-0", "policy-1/start"))
+    assert all(torch.equal(begun[name], tensor) for name, tensor in ended.items())
+    # done stages are not repeated
+    before = {stage: (tmp_path / "run" / stage / "stage.json").stat().st_mtime_ns for stage in stages}
+    whole(base, tmp_path / "run", average=0.25).run()
+    assert before == {stage: (tmp_path / "run" / stage / "stage.json").stat().st_mtime_ns for stage in stages}
+    told = json.loads((last / "stage.json").read_text())
+    assert told["tokens"] > 0
+    assert [row["reward"] for row in told["log"] if "reward" in row]
+    with pytest.raises(UsageError, match=r"was begun with average = 0\.25, not 0\.0"):
+        whole(base, tmp_path / "run").run()
+
+
+def test_the_average_is_of_the_old_reward_model_and_the_new(base: str, tmp_path: Path) -> None:
+    """Half-way between: with all of the new one kept it ends elsewhere by the share that was asked for."""
+    found = {}
+    for share in (0.0, 0.5):
+        whole(base, tmp_path / str(share), average=share).run()
+        found[share] = load_file(tmp_path / str(share) / "reward-1" / ADAPTER)
+    old = load_file(tmp_path / "0.0" / "reward-0" / ADAPTER)
+    for name, tensor in found[0.5].items():
+        assert torch.allclose(tensor, 0.5 * old[name] + 0.5 * found[0.0][name], atol=1e-7)
+    assert any(not torch.equal(found[0.0][name], old[name]) for name in old)
+
+
+def test_a_stopped_run_goes_on_where_it_was(base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds(base, tmp_path / "one", reward=variety).run()
+    trainer, _ = mixed("rloo")
+    calls: list[int] = []
+    own = trainer.log
+
+    def stop(self: Any, logs: Any, *args: Any, **kwargs: Any) -> None:
+        own(self, logs, *args, **kwargs)
+        calls.append(1)
+        if len(calls) == 4:  # in the second policy's last step
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("zerothorder.integrations.trainer.TrainerMixin.log", stop)
+        with pytest.raises(KeyboardInterrupt):
+            rounds(base, tmp_path / "two", reward=variety).run()
+    assert (tmp_path / "two/policy-0/stage.json").exists()
+    assert not (tmp_path / "two/policy-1/stage.json").exists()
+    rounds(base, tmp_path / "two", reward=variety).run()
+    one, two = (load_file(tmp_path / at / "policy-1" / ADAPTER) for at in ("one", "two"))
+    assert all(torch.equal(two[name], tensor) for name, tensor in one.items())
+
+
+def test_the_first_policy_may_be_first_order_and_a_reward_be_given(base: str, tmp_path: Path) -> None:
+    last = rounds(base, tmp_path / "run", reward=variety, first=("adamw", {"lr": 1e-2})).run()
+    contents = read(last / "ledger.zo")
+    assert {name for _, name, _ in contents.attachments} == {"start", "mu"}
+    assert not (tmp_path / "run" / "reward-0").exists()
+    assert all(entry.dense_hash for entry in read(tmp_path / "run/policy-0/ledger.zo").entries)
+
+
+def test_what_cannot_be_meant_is_said(base: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="give reward= or pairs="):
+        rounds(base, tmp_path / "run")
+    with pytest.raises(UsageError, match="needs a judge"):
+        rounds(base, tmp_path / "run", pairs=rows("preference", 8))
+    with pytest.raises(UsageError, match="average is 1"):
+        rounds(base, tmp_path / "run", reward=variety, average=1.0)
+    with pytest.raises(UsageError, match="rounds is 0"):
+        rounds(base, tmp_path / "run", reward=variety, rounds=0)
+    with pytest.raises(UsageError, match="preferred no answer"):
+        pairs_of(["a"], [("b", "c")], [-1])
+
+
+def test_a_look_is_the_reward_of_drawn_completions_and_a_new_adapter_is_its_reference(base: str) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    loaded = load_model(base)
+    torch.manual_seed(0)
+    model = get_peft_model(loaded.model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    prompts = rows("prompt", 8)[:]
+    before = torch.random.get_rng_state()
+    found = look(model, loaded.tokenizer, prompts, variety, 4, seed=3)
+    assert torch.equal(before, torch.random.get_rng_state())
+    drawn = draw(model, loaded.tokenizer, prompts["prompt"], 4, seed=3)
+    texts = [loaded.tokenizer.decode(ids, skip_special_tokens=True) for _, ids in drawn]
+    assert found.reward == pytest.approx(sum(variety(texts)) / 8)
+    assert found.texts == tuple(zip(prompts["prompt"][:5], texts[:5], strict=True))
+    assert found.kl == pytest.approx(0, abs=1e-5)
+    assert found.length == sum(len(ids) for _, ids in drawn) / 8
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(20.0)
+    assert look(model, loaded.tokenizer, prompts, variety, 4).kl > 0.001
+
+
+def test_completions_do_not_depend_on_their_neighbours_padding(base: str) -> None:
+    """Tokens of prompts are what was read, not the padding before them."""
+    loaded = load_model(base)
+    drawn = draw(loaded.model, loaded.tokenizer, ["w1 w2 w3 w4", "w5"], 3)
+    assert [len(prompt) for prompt, _ in drawn] == [4, 1]
+    assert all(1 <= len(ids) <= 3 for _, ids in drawn)
+
+
+def test_a_reward_model_reads_the_end_of_its_text(base: str) -> None:
+    loaded = load_model(base, head=1)
+    reward = scored_by(loaded.model, loaded.tokenizer, rows=2)
+    prompts, completions = ["w1 ", "w1 w2 ", "w3 "], ["w4", "w5", "w6 w7"]
+    together = reward(prompts=prompts, completions=completions)
+    alone = [reward(prompts=[p], completions=[c])[0] for p, c in zip(prompts, completions, strict=True)]
+    assert together == pytest.approx(alone, abs=1e-5)
+    assert len(set(together)) == 3
+
+
+def test_a_model_judges_by_one_token_and_its_place_in_the_prompt_is_drawn(base: str) -> None:
+    loaded = load_model(base)
+    core = loaded.tokenizer
+    assert core("A", add_special_tokens=False)["input_ids"] == core("B", add_special_tokens=False)["input_ids"]
+    with pytest.raises(UsageError, match="no tokens of their own for the letters"):
+        by_model(loaded.model, core)
+    core.add_tokens(["A", "B"])
+    loaded.model.resize_token_embeddings(WORDS + 5)
+    with torch.no_grad():  # a judge that always says A: its verdicts are where the draw put the answers
+        loaded.model.lm_head.weight.zero_()
+    verdicts = by_model(loaded.model, core)(["w4"] * 16, [("w1 w2", "w3")] * 16, {})
+    assert set(verdicts) == {0, 1}
+    assert verdicts == by_model(loaded.model, core)(["w4"] * 16, [("w1 w2", "w3")] * 16, {})
