@@ -24,4 +24,4 @@ def test_a_committed_run_is_whole(run: Path):
 
 @pytest.mark.e2e
 def test_the_demo_s_ledger_leads_to_its_weights():
-    assert main(["ledger", "verify", "smollm2-135m", str(EXPERIMENTS / "demo/seed-0/ledger.zo"), "--finished"]) == 0
+    assert main(["ledger", "verify", "smollm2-135m", str(EXPERIMENTS / "laws/mezo-seed0/ledger.zo"), "--finished"]) == 0

@@ -63,6 +63,7 @@ def whole(base: str, output: Path, **more: Any) -> Rounds:
     )
 
 
+@pytest.mark.slow
 def test_a_run_without_a_backward_pass_from_sft_to_the_second_policy(base: str, tmp_path: Path) -> None:
     made = whole(base, tmp_path / "run", average=0.25)
     last = made.run()
@@ -100,6 +101,7 @@ def test_a_run_without_a_backward_pass_from_sft_to_the_second_policy(base: str, 
         whole(base, tmp_path / "run").run()
 
 
+@pytest.mark.slow
 def test_the_average_is_of_the_old_reward_model_and_the_new(base: str, tmp_path: Path) -> None:
     """Half-way between: with all of the new one kept it ends elsewhere by the share that was asked for."""
     found = {}
@@ -112,6 +114,7 @@ def test_the_average_is_of_the_old_reward_model_and_the_new(base: str, tmp_path:
     assert any(not torch.equal(found[0.0][name], old[name]) for name in old)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_where_it_was(base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rounds(base, tmp_path / "one", reward=variety).run()
     trainer, _ = mixed("rloo")

@@ -31,6 +31,8 @@ class Interplay:
     """For ledgers: the model they start from; by default the one in the run's config.json."""
     pieces: int = 20
     """A ledger's run is cut into this many updates."""
+    maps: tuple[str, ...] = ("pca",)
+    """Pictures of the paths: pca, and tsne or umap (extra `interplay`), which keep neighbours and not distances."""
     quiet: bool = False
     """Print nothing but errors."""
     json: bool = False
@@ -45,13 +47,15 @@ def main(words: Sequence[str]) -> int:
     with terminal(quiet=asked.quiet, as_json=asked.json) as out:
         out.progress("starting", 0, 1)
         from zerothorder.interplay.look import look
+        from zerothorder.interplay.maps import check_maps
         from zerothorder.interplay.page import table as drawn
         from zerothorder.interplay.page import write_page
 
         out.progress("starting", 1, 1)
+        check_maps(asked.maps)
         tracks = [_track(run, asked) for run in asked.runs]
         found = look(tracks, lambda done, total: out.progress("reading tensors", done, total))
-        page = write_page(found, asked.output)
+        page = write_page(found, asked.output, asked.maps)
         whole = drawn(found)["tensors"][0]
         told = [(run, whole["successive"][run]) for run in found.paths]
         told += [(f"{pair['first']} and {pair['second']}", pair["together"]) for pair in whole["pairs"]]

@@ -60,15 +60,22 @@ class Interplay:
 
     def together(self, tensor: str = WHOLE, count: int = 3) -> tuple[dict[str, Matrix], Matrix]:
         """Places of all runs in one set of principal components, each measured from its own start; and the shares."""
+        found, shares = principal(self.places(tensor), count)
+        return self.apart(found), shares
+
+    def apart(self, points: Matrix) -> dict[str, Matrix]:
+        """Rows for the places of all runs, by run."""
+        ends = np.cumsum([len(path.moments) for path in self.paths.values()])[:-1]
+        return dict(zip(self.paths, np.split(points, ends), strict=True))
+
+    def places(self, tensor: str = WHOLE) -> Matrix:
+        """Inner products of the places of all runs, one run after the other, each measured from its own start."""
         names = list(self.paths)
         blocks = [[self._updates(a, b, tensor) for b in names] for a in names]
         passed = [np.tril(np.ones((len(blocks[i][i]) + 1, len(blocks[i][i]))), -1) for i in range(len(names))]
-        gram = np.block(
+        return np.block(
             [[passed[i] @ blocks[i][j] @ passed[j].T for j in range(len(names))] for i in range(len(names))]
         )
-        found, shares = principal(gram, count)
-        ends = np.cumsum([len(p) for p in passed])[:-1]
-        return dict(zip(names, np.split(found, ends), strict=True)), shares
 
     def _updates(self, first: str, second: str, tensor: str) -> Matrix:
         if first == second:

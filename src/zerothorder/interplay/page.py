@@ -2,19 +2,22 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from zerothorder.errors import UsageError
 from zerothorder.interplay.look import WHOLE, Interplay
+from zerothorder.interplay.maps import flattened
 from zerothorder.interplay.measures import Matrix
 
 MOST = 400
 """Tensors whose own pictures the page holds: those that moved most."""
 
 
-def table(found: Interplay) -> dict[str, Any]:
-    """Everything the page draws, as plain values: by tensor ("" for all together) the paths and what they say."""
+def table(found: Interplay, maps: Sequence[str] = ()) -> dict[str, Any]:
+    """Everything the page draws, as plain values: by tensor ("" for all together) the paths and what they say; of all
+    together the `maps` (see `maps.flattened`) too."""
     lengths = {
         name: sum(float(path.lengths(name).sum()) for path in found.paths.values())
         for name in next(iter(found.paths.values())).updates
@@ -25,7 +28,14 @@ def table(found: Interplay) -> dict[str, Any]:
         "weights": next(iter(found.paths.values())).counts[WHOLE],
         "left_out": len(lengths) - len(chosen),
         "tensors": [_tensor(found, name) for name in chosen],
+        "maps": {name: {str(count): _map(found, name, count) for count in (2, 3)} for name in maps if name != "pca"},
     }
+
+
+def _map(found: Interplay, name: str, count: int) -> dict[str, Any]:
+    points = flattened(found.places(), name, count)
+    apart, middle = found.apart(points), points.mean(0)
+    return {run: [_list(place) for place in own - middle] for run, own in apart.items()}
 
 
 def _tensor(found: Interplay, name: str) -> dict[str, Any]:
@@ -55,7 +65,7 @@ def _pair(found: Interplay, first: str, second: str, name: str) -> dict[str, Any
     }
 
 
-def write_page(found: Interplay, target: Path) -> Path:
+def write_page(found: Interplay, target: Path, maps: Sequence[str] = ()) -> Path:
     """The page, whole or not at all. UsageError where jinja2 is missing."""
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -66,7 +76,7 @@ def write_page(found: Interplay, target: Path) -> Path:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     # "</" would end the script that the values stand in
-    data = json.dumps(table(found), separators=(",", ":")).replace("</", "<\\/")
+    data = json.dumps(table(found, maps), separators=(",", ":")).replace("</", "<\\/")
     page = environment.get_template("interplay.html.j2").render(title=" and ".join(found.paths), data=data)
     partial = target.with_name(target.name + ".part")
     partial.write_text(page, encoding="utf-8")

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -78,13 +78,24 @@ def fingerprint(model: nn.Module) -> str:
     """SHA-256 of every parameter and persistent buffer: name, dtype, shape, bytes; a tied tensor once."""
     digest = hashlib.sha256()
     seen: set[tuple[int, torch.Size]] = set()
-    for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
-        if not isinstance(tensor, torch.Tensor) or (tensor.numel() and (tensor.data_ptr(), tensor.shape) in seen):
+    named = ((name, t) for name, t in sorted(model.state_dict(keep_vars=True).items()) if isinstance(t, torch.Tensor))
+    for name, tensor in (part for own in named for part in _stored(*own)):
+        if tensor.numel() and (tensor.data_ptr(), tensor.shape) in seen:
             continue
         seen.add((tensor.data_ptr(), tensor.shape))
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _stored(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors that hold a tensor's bytes: itself, or of a quantised one (a subclass) codes, scales and the like."""
+    flatten: Any = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is None:
+        yield name, tensor
+        return
+    for inner in flatten()[0]:
+        yield from _stored(f"{name}.{inner}", getattr(tensor, inner))
 
 
 def check_base(header: Header, model: nn.Module, space: ParameterSpace, where: str) -> None:
