@@ -28,7 +28,7 @@ DTYPES = ("float32", "bfloat16")
 SHAPES = (1, 4, 16)
 MINUTES = 5.2
 """No further round begins that would end after this; rounds are few, not measurements long, on a slow machine."""
-HANGS = 10
+HANGS = 15
 """Minutes after which a measurement is given up: it tells where it stands, and the next one begins."""
 
 Measurement = Callable[[Any], dict[str, Any]]

@@ -39,6 +39,8 @@ class ZerothOrder(torch.optim.Optimizer):
     run is written there. A file that exists is refused, so that no run is added to by accident; with `resume=True` it
     must exist: its steps are replayed on `model`, which must be the base they started from, and the run goes on.
 
+    `origin` is noted in a new ledger's header: names and versions, for people and for `zo replay`.
+
     Further keyword arguments are the recipe's settings: `ZerothOrder(model, "mezo", lr=1e-6, eps=1e-3)`.
     """
 
@@ -54,6 +56,7 @@ class ZerothOrder(torch.optim.Optimizer):
         seed: int = 0,
         steps: int = 0,
         precision: Any = "residual",
+        origin: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -78,6 +81,7 @@ class ZerothOrder(torch.optim.Optimizer):
             executor or Batched(),
             seed=seed,
             steps=steps,
+            origin=origin,
             path=path,
             ledger=written,
             state=state,

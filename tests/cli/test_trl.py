@@ -203,3 +203,22 @@ def test_rewards_by_name() -> None:
         reward_of("rouge")
     with pytest.raises(UsageError, match="cannot import the reward"):
         reward_of("math:nothing_like_it")
+
+
+@pytest.mark.parametrize("objective", ["dpo", "reward"])
+def test_an_adapter_s_run_is_replayed_from_base_and_ledger_by_the_command(
+    objective: str, folder: Path, tmp_path: Path
+) -> None:
+    """The header says which adapter, the attachment how it began."""
+    from safetensors.torch import load_file
+
+    lora = ["--use_peft", "--lora_r", "2", "--lora_target_modules", "q_proj", "v_proj", "--zo.recipe", "spsa"]
+    lora += ["--lora_task_type", "SEQ_CLS"] if objective == "reward" else []
+    assert main([*words(folder, objective, tmp_path / "run"), *lora, "--quiet"]) == 0
+    ledger = tmp_path / "run" / "ledger.zo"
+    assert main(["replay", str(folder / "model"), str(ledger), "-o", str(tmp_path / "again"), "--quiet"]) == 0
+    trained, found = (load_file(tmp_path / at / "adapter_model.safetensors") for at in ("run", "again"))
+    assert trained.keys() == found.keys()
+    assert all(bool((trained[name] == tensor).all()) for name, tensor in found.items())
+    assert any(bool(tensor.any()) for name, tensor in found.items() if "lora_B" in name)
+    assert main(["ledger", "verify", str(folder / "model"), str(ledger), "--finished", "--quiet"]) == 0

@@ -207,6 +207,7 @@ def final_loss(recipe: MeZO, seed: int) -> float:
     return Regression().evaluate(model, torch.arange(300)).mean()
 
 
+@pytest.mark.slow
 def test_at_equal_forwards_low_rank_ends_where_dense_does() -> None:
     """Paired over 5 seeds at rank 1: the means differ by less than 3 standard errors and 0.15 of the progress.
 

@@ -102,6 +102,7 @@ def test_the_angle_to_mu_is_d_in_many_dimensions() -> None:
 # 2. Without mu's share: the sphere
 
 
+@pytest.mark.slow
 def test_without_share_the_mean_estimate_is_the_gradient_times_a_known_factor() -> None:
     """E[⟨G,z⟩ z] = ‖mu‖²/n · G over 20,000 draws; with v, n - 1 and G off v."""
     n = 12
@@ -119,6 +120,7 @@ def test_without_share_the_mean_estimate_is_the_gradient_times_a_known_factor() 
 # 3. Second moment
 
 
+@pytest.mark.slow
 def test_the_second_moment_is_that_of_the_card() -> None:
     n, d = 8, 0.9
     mu, v = randn(n, seed=9), unit(randn(n, seed=10))
@@ -238,6 +240,7 @@ def _quadratic(recipe: Any, mu: Tensor | None, seed: int, n: int = 400, steps: i
     return float((model.own[0].detach() - best).square().sum() / best.square().sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", ["linear", "exponential"])
 def test_a_guide_that_points_the_right_way_beats_plain_draws_and_a_wrong_one_costs_little(decay: Any) -> None:
     """Quadratic of 400 dimensions, 300 steps, 10 seeds, the same size of step: exact line search along z for both.

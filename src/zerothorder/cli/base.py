@@ -29,12 +29,18 @@ def dtype_of(contents: "Contents") -> str:
 def load_base(name: str, contents: "Contents", dtype: str | None, device: str, trust_remote_code: bool) -> Base:
     """BASE (a packaged name, a folder, a hub id) in the run's dtype, with the adapter of the run's scheme."""
     from zerothorder.data import load_model
+    from zerothorder.data.adapters import with_adapter
     from zerothorder.integrations.peft import apply_scheme
 
     if (Path(name) / "ledger.zo").exists():
         raise UsageError(f"{name} is the folder of a run; name the model that the run started from")
-    loaded = load_model(name, dtype=dtype or dtype_of(contents), device=device, trust_remote_code=trust_remote_code)
-    scheme = str(contents.header.origin.get("scheme", "full"))
+    origin = contents.header.origin
+    loaded = load_model(
+        name, dtype or dtype_of(contents), device, head=origin.get("head"), trust_remote_code=trust_remote_code
+    )
+    if "adapter" in origin:  # a trainer's run; its start is an attachment
+        return Base(with_adapter(loaded.model, origin["adapter"]), loaded.tokenizer)
+    scheme = str(origin.get("scheme", "full"))
     return Base(apply_scheme(loaded.model, scheme, bytes.fromhex(contents.header.run_key)), loaded.tokenizer)
 
 

@@ -1,6 +1,7 @@
 """Adapter folders (peft): a small set of weights that belongs to a base model."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,26 @@ def load_adapter(model: Any, folder: Path) -> Any:
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise UsageError(f"the adapter {folder} does not fit its base ({one_sentence(error)})") from error
     return adapted.train(model.training)
+
+
+def adapter_settings(model: Any) -> dict[str, Any]:
+    """The settings of a model's adapter as plain values, sets in order: what its folder's file would hold."""
+    (config,) = (own for name, own in model.peft_config.items() if name == model.active_adapter)
+
+    def plain(value: Any) -> Any:
+        return sorted(value) if isinstance(value, set) else str(value)
+
+    return json.loads(json.dumps(config.to_dict() | {"base_model_name_or_path": None}, default=plain))
+
+
+def with_adapter(model: Any, settings: Mapping[str, Any]) -> Any:
+    """The model with an untrained adapter of these settings. UsageError where they do not fit."""
+    peft = need("peft", "a run that trained an adapter")
+    try:
+        with torch.random.fork_rng(devices=[]), hushed():
+            return peft.get_peft_model(model, peft.get_peft_config(dict(settings)))
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"the run's adapter cannot be put on this base ({one_sentence(error)})") from error
 
 
 def write_adapter(model: Any, folder: Path) -> None:

@@ -22,6 +22,10 @@ def need(module: str, purpose: str) -> ModuleType:
         ) from error
 
 
+_TALKATIVE = ("torchao", "torch.utils._pytree")
+"""Loggers that warn of kernels for other machines when transformers imports what is installed beside it."""
+
+
 @contextmanager
 def hushed() -> Iterator[None]:
     """No loading bars and no advice from transformers inside; its settings are put back afterwards."""
@@ -29,11 +33,16 @@ def hushed() -> Iterator[None]:
     verbosity, bars = library.get_verbosity(), library.is_progress_bar_enabled()
     library.set_verbosity(logging.CRITICAL)
     library.disable_progress_bar()
+    levels = {name: logging.getLogger(name).level for name in _TALKATIVE}
     try:
+        for name in _TALKATIVE:
+            logging.getLogger(name).setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
         library.set_verbosity(verbosity)
         if bars:
             library.enable_progress_bar()

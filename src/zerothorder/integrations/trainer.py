@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from zerothorder import catalogue
+from zerothorder.data.adapters import adapter_settings
 from zerothorder.errors import UsageError
 from zerothorder.execution.check import check_sites
 from zerothorder.execution.swap import Swap
@@ -151,7 +152,9 @@ class TrainerMixin:
                 "or a larger eps",
                 eps,
             )
-        found = TrainerOptimizer(model, recipe, trainer=self, ledger=path, resume=resume, seed=args.seed)
+        found = TrainerOptimizer(
+            model, recipe, trainer=self, ledger=path, resume=resume, seed=args.seed, origin=_origin(model)
+        )
         for group in found.param_groups:
             group["lr"] = args.learning_rate
             group["weight_decay"] = args.weight_decay if group["name"] == "decay" else 0.0
@@ -200,6 +203,17 @@ class TrainerOptimizer(ZerothOrder):
             raise UsageError("the trainer took a step without backward(); its training_step must be transformers' own")
         entry = self.accumulated.finish([float(leaf.grad) for leaf in leaves])  # type: ignore[arg-type]
         return torch.tensor(entry.notes.get("loss", math.nan))
+
+
+def _origin(model: Any) -> dict[str, Any]:
+    """What `zo replay` needs to put the searched weights on their base again."""
+    base: Any = base_model(model)
+    found: dict[str, Any] = {"dtype": str(getattr(base, "dtype", "")).removeprefix("torch.")}
+    if type(base).__name__.endswith("ForSequenceClassification"):
+        found["head"] = base.config.num_labels
+    if base is not model:
+        found["adapter"] = adapter_settings(model)
+    return found
 
 
 def _scheme(model: Any, recipe: str) -> str:

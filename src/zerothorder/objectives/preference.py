@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -197,8 +196,8 @@ def with_reference(model: nn.Module, pairs: Sequence[Pair], pad_id: int, rows: i
         for at in range(0, len(pairs), rows):
             piece = pairs[at : at + rows]
             now = log_probs(model, piece, pad_id)
-            scores: Any = zip(now.chosen.tolist(), now.rejected.tolist(), strict=True)
-            found += [replace(pair, references=own) for pair, own in zip(piece, scores, strict=True)]
+            for pair, chosen, rejected in zip(piece, now.chosen, now.rejected, strict=True):
+                found.append(replace(pair, references=(float(chosen), float(rejected))))
     return found
 
 
