@@ -1,4 +1,4 @@
-// Uses every control of the page and leaves what it saw in <pre id="told">, as JSON.
+// Uses every control of the page and leaves what it saw at its end, as JSON.
 {
 addEventListener("error", event => { document.title = "error: " + event.message; });
 const picture = id => {
