@@ -61,7 +61,7 @@ test-browser: $(TESTS)  ## the pages in headless Chromium (Debian: apt-get insta
 
 # The trainers' tests with other versions than .venv's, in an environment of their own: make test-lowest, make newest.
 PINNED  := accelerate|datasets|gguf|peft|tokenizers|transformers|trl
-TRAINER := tests/integrations tests/cli/test_trl.py
+TRAINER := tests/integrations/test_trainers.py tests/integrations/test_rounds.py tests/cli/test_trl.py
 define versioned
 	@mkdir -p build/versions
 	@rm -rf build/versions/$(1) && $(PYTHON) -m venv $(VENV_FLAGS) build/versions/$(1)

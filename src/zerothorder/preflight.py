@@ -26,7 +26,7 @@ def check_resolution(
     recipe: Recipe, space: ParameterSpace, state: State, config: TrainConfig, note: Callable[[str], None]
 ) -> None:
     """UsageError where the storage dtype swallows most of the perturbation; a note where it swallows some."""
-    first = next(recipe.estimator()(Step(0, recipe.rates(0, config.steps), (), state)))
+    first = next(recipe.estimator()(Step(0, recipe.rates(0, config.steps), (), state, config.steps)))
     terms = next((point.terms for point in first if point.terms), ())
     if not terms:
         return

@@ -1,6 +1,7 @@
 """`zo train --objective dpo` and its kin, by flags and by YAML; and what is said of rows and rewards that cannot be."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -222,3 +223,32 @@ def test_an_adapter_s_run_is_replayed_from_base_and_ledger_by_the_command(
     assert all(bool((trained[name] == tensor).all()) for name, tensor in found.items())
     assert any(bool(tensor.any()) for name, tensor in found.items() if "lora_B" in name)
     assert main(["ledger", "verify", str(folder / "model"), str(ledger), "--finished", "--quiet"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--steps", "3"], "DPOConfig has no field 'steps'; it is --max_steps here"),
+        (["--recipe", "low-rank"], "DPOConfig has no field 'recipe'; it is --zo.recipe here"),
+        (["--max_stepz", "3"], "no field 'max_stepz'.*did you mean 'max_steps'"),
+    ],
+)
+def test_a_flag_of_zo_s_own_or_of_nobody_is_the_user_s_mistake(
+    more: list[str], said: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words(folder, "dpo", tmp_path / "run"), *more]) == 2
+    assert re.search(said, capsys.readouterr().err.replace("\n", " "))
+
+
+def test_an_objective_of_nobody_is_named_with_all_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--objective", "dppo", "--output", "x"]) == 2
+    said = capsys.readouterr().err
+    assert "did you mean 'dpo'" in said
+    assert "classification" in said
+
+
+def test_shipped_data_goes_by_name() -> None:
+    found = load_rows("dpo", "preferences", "dev")
+    assert len(found) == 300
+    with pytest.raises(UsageError, match="has no split 'validation'; it has train, dev and test"):
+        load_rows("dpo", "preferences", "validation")

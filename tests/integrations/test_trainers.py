@@ -478,7 +478,8 @@ def test_adamw_is_the_trainer_s_own_run(tmp_path: Path) -> None:
     for trainer in (theirs, ours):
         trainer.train()
     for row, own in zip(logged(theirs), logged(ours), strict=True):
-        for name in ("loss", "grad_norm", "rewards/margins", "learning_rate"):
+        # the lowest transformers logs no norm where nothing is clipped
+        for name in {"loss", "grad_norm", "rewards/margins", "learning_rate"} & row.keys():
             assert own[name] == pytest.approx(row[name], rel=1e-3, abs=1e-6), name
     expected = weights(theirs.model)
     for name, tensor in weights(ours.model).items():

@@ -307,7 +307,7 @@ def test_a_mu_that_does_not_fit_is_named(change: Any, sentence: str) -> None:
 def test_a_step_without_mu_says_what_is_missing() -> None:
     model = Net()
     run = Run(model, ParameterSpace.of(model), ZOPrO(), Squares(), Swap(), steps=2)
-    with pytest.raises(UsageError, match="holds no 'mu'"):
+    with pytest.raises(UsageError, match="needs the vector 'mu' before the first step"):
         run.step(randn(5, 6).float())
 
 

@@ -61,7 +61,8 @@ def main(words: Sequence[str]) -> int:
         told += [(f"{pair['first']} and {pair['second']}", pair["together"]) for pair in whole["pairs"]]
         rows = [(name, f"{len(values)}", _mean(values), f"{2 * whole['chance']:.2g}") for name, values in told]
         head = ("", "cosines", "mean", "chance, 2/√n")
-        shown = table(head, rows, title="each update and the one before it; the updates of two runs")
+        title = "each update and the one before it" + ("; the updates of two runs" if len(tracks) > 1 else "")
+        shown = table(head, rows, title=title)
         out.result({"page": str(page), "all": whole}, shown, f"\n{page}")
     return 0
 
@@ -76,7 +77,8 @@ def _track(run: Path, asked: Interplay) -> "Track":
 
     if not run.is_dir():
         raise UsageError(f"{run} is not a folder; name the folder of a run")
-    if any(run.glob("checkpoint-*")):
+    known = asked.base is not None or (run / "config.json").exists()
+    if any(run.glob("checkpoint-*")) and not ((run / "ledger.zo").exists() and known):
         return Checkpoints.of(run, asked.start)
     if not (run / "ledger.zo").exists():
         raise UsageError(f"{run} holds neither ledger.zo nor checkpoint-N folders; name the folder of a run")

@@ -7,8 +7,16 @@ from typing import Any
 from zerothorder.cli.terminal import table, terminal
 from zerothorder.errors import UsageError, nearest
 
+OWN = ("classification", "lm", "metric")
+"""Objectives that are not TRL's: `zerothorder.config` has their flags."""
 OBJECTIVES = ("sft", "dpo", "kto", "reward", "rloo")
 _SHORT = {"--model": "--model_name_or_path", "--data": "--dataset_name", "--output": "--output_dir"}
+_OTHER = {
+    "steps": "max_steps", "lr": "learning_rate", "batch_size": "per_device_train_batch_size", "recipe": "zo.recipe",
+    "eps": "zo.eps", "law": "zo.law", "draws": "zo.draws", "resume": "resume_from_checkpoint RUN/checkpoint-N",
+    "schedule": "lr_scheduler_type", "eval_every": "eval_steps",
+}  # fmt: skip
+"""What `zo train` calls a flag → what TRL calls it."""
 _OWN = ("objective", "reward", "quiet", "json")
 _HELP = """zo train --objective {objective}: {trainer} of TRL, trained with forward passes only
 
@@ -33,6 +41,8 @@ def objective_of(words: Sequence[str]) -> str | None:
     """The TRL objective that flags or the YAML file ask for; None for zo's own."""
     own, _, _ = _sorted(words)
     asked = own.get("objective") or (_yaml(Path(own["config"])).get("objective") if "config" in own else None)
+    if asked is not None and asked not in (known := (*OWN, *OBJECTIVES)):
+        raise UsageError(f"there is no objective {asked!r}{nearest(str(asked), known)}; known are {', '.join(known)}")
     return asked if asked in OBJECTIVES else None
 
 
@@ -59,9 +69,10 @@ def main(words: Sequence[str], objective: str) -> int:
         first, last = (logged[0], logged[-1]) if logged else ({}, {})
         names = [name for name in last if isinstance(last[name], int | float) and name not in ("epoch", "step")]
         rows = [(name, _number(first.get(name)), _number(last[name])) for name in names]
+        shown = [table(("logged", "first", "last"), rows)] if rows else []
         out.result(
             {"output": trainer.args.output_dir, "first": first, "last": last},
-            table(("logged", "first", "last"), rows),
+            *shown,
             f"model: {trainer.args.output_dir}    ledger: {Path(trainer.args.output_dir) / 'ledger.zo'}",
         )
     return 0
@@ -85,7 +96,12 @@ def _made(
         if name not in fields:
             raise UsageError(f"the YAML file has a field {name!r} that TRL does not know{nearest(name, fields)}")
     parser.set_defaults_with_config(**given)
-    script, training, source = parser.parse_args_into_dataclasses(list(words))
+    script, training, source, rest = parser.parse_args_into_dataclasses(list(words), return_remaining_strings=True)
+    if unknown := next((word for word in rest if word.startswith("--")), None):
+        flag = unknown.removeprefix("--").partition("=")[0].replace("-", "_")
+        other = _OTHER.get(flag)
+        hint = f"; it is --{other} here" if other else nearest(flag, fields)
+        raise UsageError(f"{config.__name__} has no field {flag!r}{hint}")
     if not source.model_name_or_path or not script.dataset_name:
         raise UsageError(f"{objective} needs --model and --data, or model_name_or_path and dataset_name in the YAML")
     named: dict[str, Any] = {"peft_config": trl.get_peft_config(source)}

@@ -47,6 +47,7 @@ class Guided:
     ) -> None:  # fmt: skip
         """See `Direction.shift`."""
         if isinstance(term, str) or term.tag == self.along:
+            self._needs(site, state)
             name = term if isinstance(term, str) else self.along
             self.dense.shift(out, source, site, name, coefficient, start, state, view)
             return
@@ -60,6 +61,7 @@ class Guided:
 
     def _scales(self, site: Site, term: Key, state: State) -> tuple[float, float]:
         """(s, s·⟨off, w⟩) with s = ‖along‖/‖u‖, so that z = s·w - s·⟨off, w⟩·off."""
+        self._needs(site, state)
         mu = state.tensor(self.along, site.name)
         at = (site.id, term, id(mu))
         if at not in self._known:
@@ -72,6 +74,13 @@ class Guided:
             scale = length / math.sqrt(square) if square > 0 else 0.0
             self._known[at] = (scale, scale * inner)
         return self._known[at]
+
+    def _needs(self, site: Site, state: State) -> None:
+        if not state.has(self.along, site.name):
+            raise UsageError(
+                f"a guided direction needs the vector {self.along!r} before the first step: name its file in the "
+                f"recipe's setting {self.along!r}, or attach it (zerothorder.recipes.zopro.guide)"
+            )
 
     def _length(self, site: Site, mu: Tensor) -> float:
         at = (site.id, None, id(mu))

@@ -48,7 +48,7 @@ def draw(
         torch.manual_seed(seed)
         for at in range(0, len(prompts), rows):
             texts = list(prompts[at : at + rows])
-            batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left").to(device_of(model))
+            batch = _read(model, tokenizer, texts, padding_side="left")
             out = model.generate(
                 **batch, max_new_tokens=tokens, do_sample=True, temperature=temperature, top_k=0, top_p=1.0,
                 pad_token_id=tokenizer.pad_token_id,
@@ -58,6 +58,12 @@ def draw(
                 end = next((i + 1 for i, token in enumerate(row[width:]) if token in stops), tokens)
                 found.append((tuple(row[width - int(mask.sum()) : width]), tuple(row[width : width + end])))
     return found
+
+
+def _read(model: Any, tokenizer: Any, texts: Sequence[str], **how: Any) -> dict[str, Any]:
+    """Ids and mask; what else a tokenizer gives (segments), a causal model may refuse."""
+    found = tokenizer(list(texts), return_tensors="pt", padding=True, **how).to(device_of(model))
+    return {name: found[name] for name in ("input_ids", "attention_mask")}
 
 
 def look(
@@ -113,7 +119,7 @@ def scored_by(model: Any, tokenizer: Any, rows: int = 16) -> Reward:
                 for at in range(0, len(prompts), rows):
                     pairs = zip(prompts[at : at + rows], completions[at : at + rows], strict=True)
                     texts = [prompt + completion + (tokenizer.eos_token or "") for prompt, completion in pairs]
-                    batch = tokenizer(texts, return_tensors="pt", padding=True).to(device_of(model))
+                    batch = _read(model, tokenizer, texts)
                     found += model(**batch).logits[:, 0].float().tolist()
         finally:
             model.train(was)
@@ -161,7 +167,7 @@ def by_model(model: Any, tokenizer: Any, seed: int = 0) -> Judge:
                 turned = order.random() < 0.5
                 a, b = (second, first) if turned else (first, second)
                 text = _ASKED.format(prompt=prompt, a=a.strip(), b=b.strip())
-                batch = tokenizer(text, return_tensors="pt").to(device_of(model))
+                batch = _read(model, tokenizer, [text])
                 scores = model(**batch).logits[0, -1, letters]
                 verdicts.append(int(bool(scores[1] > scores[0])) ^ int(turned))
         return verdicts

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zerothorder.data.quiet import need
+from zerothorder.data.sources import SHIPPED, data_folder
 from zerothorder.errors import UsageError, nearest
 
 CONSTANT = 20
@@ -55,9 +56,14 @@ def mixed(objective: str) -> tuple[type[Any], type[Any]]:
 
 
 def load_rows(objective: str, name: str, split: str, config: str | None = None) -> Any:
-    """A `datasets` data set: a JSONL, CSV or Parquet file, a folder of them, or a hub name; checked."""
+    """A `datasets` data set: a JSONL, CSV or Parquet file, a folder of them, a shipped set's name (splits train, dev,
+    test), or a hub name; checked."""
     datasets = need("datasets", "reading preference data")
     path = Path(name).expanduser()
+    if name in SHIPPED:
+        path = data_folder(name) / f"{split}.jsonl"
+        if not path.is_file():
+            raise UsageError(f"{name} has no split {split!r}; it has train, dev and test")
     kinds = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
     try:
         if path.is_file():

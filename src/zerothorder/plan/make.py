@@ -149,7 +149,7 @@ def forward_of(model: nn.Module, config: PlanConfig, together: int = 1) -> Calla
 
 def _points(recipe: Recipe, steps: int) -> list[Point]:
     """The first points of a step; later rounds of an estimator that asks again are not known beforehand."""
-    generator = recipe.estimator()(Step(0, recipe.rates(0, steps), (), State()))
+    generator = recipe.estimator()(Step(0, recipe.rates(0, steps), (), State(), steps))
     return next(generator)
 
 
@@ -162,7 +162,7 @@ def _ledger(recipe: Recipe, space: ParameterSpace, steps: int) -> tuple[int, int
     draws = getattr(recipe, "draws", 1)
     sizes: list[int] = []
     for index in range(min(3, steps)):
-        step = Step(index, recipe.rates(index, steps), (), State())
+        step = Step(index, recipe.rates(index, steps), (), State(), steps)
         terms = tuple((step.key(draw), 1.0) for draw in range(draws))
         entry = Entry(index, terms, dict.fromkeys(recipe.columns, 0.0), recipe.rates(index, steps))
         sizes.append(PREFIX.size + len(codec.encode(entry)[1]) + CHAIN)
