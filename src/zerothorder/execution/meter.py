@@ -1,5 +1,6 @@
 """Every forward is counted in one place: rows and tokens through the root module, whoever called it."""
 
+import functools
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +17,6 @@ class Meter:
 
     def __init__(self) -> None:
         self.calls = self.examples = self.tokens = 0
-        self._last = (0, 0)
         self._watched: list[nn.Module] = []
         self._weight = 1
 
@@ -28,11 +28,23 @@ class Meter:
             return
         self._watched.append(model)
         # inside a PEFT wrapper: its generate() calls the model in it, never the wrapper
-        handle = base_model(model).register_forward_pre_hook(self._count, with_kwargs=True)
+        inner = base_model(model)
+        own, placed = inner.forward, "forward" in vars(inner)
+
+        # forward itself, not a hook: PEFT below 0.21 calls it without calling the module
+        @functools.wraps(own)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            self._count(args, kwargs)
+            return own(*args, **kwargs)
+
+        inner.forward = forward
         try:
             yield
         finally:
-            handle.remove()
+            if placed:
+                inner.forward = own
+            else:
+                del inner.forward
             self._watched.pop()
 
     @contextmanager
@@ -52,15 +64,8 @@ class Meter:
             self.examples + examples,
             self.tokens + tokens,
         )
-        self._last = (examples, tokens)
 
-    def take_back(self) -> None:
-        """The call just counted is answered from memory, without the model."""
-        examples, tokens = self._last
-        self.calls, self.examples, self.tokens = self.calls - 1, self.examples - examples, self.tokens - tokens
-        self._last = (0, 0)
-
-    def _count(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _count(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         named = [kwargs.get(n) for n in ("input_ids", "decoder_input_ids", "inputs_embeds", "pixel_values")]
         first = next((t for t in (*named, *args, *kwargs.values()) if isinstance(t, Tensor)), None)
         if first is None or first.ndim == 0:

@@ -169,7 +169,6 @@ class TrainerOptimizer(ZerothOrder):
     def __init__(self, model: Any, recipe: Recipe, *, trainer: Any, resume: bool, **named: Any) -> None:
         self.loss = TrainerLoss(trainer)
         super().__init__(model, recipe, objective=self.loss, executor=Swap(), resume=resume, **named)
-        self.loss.meter = self.run.around.meter
         self._rates_set = {}  # the trainer's rates, whatever they are
         self.trainer, self.leaves, self.checked = trainer, list[Tensor](), False
         if not resume and base_model(model) is not model:

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from zerothorder.execution.meter import Meter
 from zerothorder.key import Key
 from zerothorder.objectives.sequences import base_model
 from zerothorder.point import Values
@@ -40,8 +39,6 @@ class TrainerLoss:
     constant_without_grad: ClassVar[bool] = True
 
     trainer: Any
-    meter: Meter = field(default_factory=Meter)
-    """Counts the forwards; what is recalled is taken back from it."""
 
     def prepare(self, model: nn.Module, batch: Callable[[], Any], key: Key) -> Prepared:
         """The loss of a batch; nothing is computed yet."""
@@ -50,7 +47,7 @@ class TrainerLoss:
     def evaluate(self, model: nn.Module, prepared: Prepared) -> Values:
         """The loss at the weights as they are, one value."""
         with ExitStack() as stack:
-            recall = _Recall(prepared.constants, self)
+            recall = _Recall(prepared.constants)
             for module in (base_model(model), getattr(self.trainer, "ref_model", None)):
                 if isinstance(module, nn.Module):
                     stack.enter_context(recall.listening(module))
@@ -64,8 +61,8 @@ class TrainerLoss:
 class _Recall:
     """Answers a model's forwards under no_grad from memory, where it has them."""
 
-    def __init__(self, constants: list[Any], objective: TrainerLoss) -> None:
-        self.constants, self.objective, self.at = constants, objective, 0
+    def __init__(self, constants: list[Any]) -> None:
+        self.constants, self.at = constants, 0
 
     @contextmanager
     def listening(self, module: nn.Module) -> Generator[None]:
@@ -77,7 +74,6 @@ class _Recall:
                 return own(*args, **kwargs)
             at, self.at = self.at, self.at + 1
             if at < len(self.constants):
-                self.objective.meter.take_back()
                 return self.constants[at]
             self.constants.append(own(*args, **kwargs))
             return self.constants[at]
