@@ -179,7 +179,7 @@ def drawn(name: str) -> str:
 
 def is_plain(*texts: str) -> bool:
     """No address of a person or a page, no code."""
-    return not any(sign in text for text in texts for sign in ("@", "://", "```"))
+    return not any(sign in text for text in texts for sign in ("@", "://", ".org", "```"))
 
 
 def words_of(text: str) -> int:

@@ -14,7 +14,30 @@ from zerothorder.updates.transforms import Adam, Momentum, WeightDecay
 
 
 @dataclass(frozen=True)
-class SGD:
+class FirstOrder:
+    """What the baselines share: the gradient, rates as of the other recipes, nothing drawn."""
+
+    columns: ClassVar[tuple[str, ...]] = ("loss", "gradient_norm")
+    tags: ClassVar[tuple[str, ...]] = ()
+
+    lr: float = 1e-2
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: int = 0
+
+    def direction(self, run_key: bytes) -> Dense:
+        return Dense(run_key)
+
+    def estimator(self) -> Estimator:
+        return gradient()
+
+    def rates(self, step: int, steps: int) -> Mapping[str, Rates]:
+        lr = float32(scheduled(self.lr, self.schedule, step, steps, self.warmup))
+        return {"decay": Rates(lr, float32(self.weight_decay)), "plain": Rates(lr, 0.0)}
+
+
+@dataclass(frozen=True)
+class SGD(FirstOrder):
     """θ ← θ - lr·m, m ← β·m + ∇L(θ) + λθ, with the gradient from autograd; λ is 0 for biases and norms.
 
     A baseline: it keeps the activations of a backward pass, and its ledger holds a hash of every gradient instead of
@@ -25,32 +48,16 @@ class SGD:
 
     name: ClassVar[str] = "sgd"
     paper: ClassVar[str] = "Robbins, Monro, A Stochastic Approximation Method, Ann. Math. Statist. 22(3), 1951"
-    columns: ClassVar[tuple[str, ...]] = ("loss", "gradient_norm")
-    tags: ClassVar[tuple[str, ...]] = ()
 
-    lr: float = 1e-2
-    weight_decay: float = 0.0
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup: int = 0
     momentum: float = 0.0
-
-    def direction(self, run_key: bytes) -> Dense:
-        return Dense(run_key)
-
-    def estimator(self) -> Estimator:
-        return gradient()
 
     def update(self) -> Update:
         moments: tuple[Transform, ...] = (Momentum(self.momentum),) if self.momentum else ()
         return Update((WeightDecay(), *moments), accepts_dense=True)
 
-    def rates(self, step: int, steps: int) -> Mapping[str, Rates]:
-        lr = float32(scheduled(self.lr, self.schedule, step, steps, self.warmup))
-        return {"decay": Rates(lr, float32(self.weight_decay)), "plain": Rates(lr, 0.0)}
-
 
 @dataclass(frozen=True)
-class AdamW:
+class AdamW(FirstOrder):
     """θ ← θ - lr·(m̂ / (√v̂ + ε) + λθ), m and v the moving means of ∇L and ∇L², bias-corrected; ∇L from autograd.
 
     Paper: Loshchilov, Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv 1711.05101. A baseline, as
@@ -62,30 +69,16 @@ class AdamW:
 
     name: ClassVar[str] = "adamw"
     paper: ClassVar[str] = "Loshchilov, Hutter, Decoupled Weight Decay Regularization, arXiv 1711.05101"
-    columns: ClassVar[tuple[str, ...]] = ("loss", "gradient_norm")
-    tags: ClassVar[tuple[str, ...]] = ()
 
     lr: float = 5e-5
-    weight_decay: float = 0.0
     schedule: Literal["constant", "linear", "cosine"] = "linear"
-    warmup: int = 0
     beta1: float = 0.9
     beta2: float = 0.999
     adam_eps: float = 1e-8
 
-    def direction(self, run_key: bytes) -> Dense:
-        return Dense(run_key)
-
-    def estimator(self) -> Estimator:
-        return gradient()
-
     def update(self) -> Update:
         # after Adam, not before it: the decay is no part of the moments
         return Update((Adam(self.beta1, self.beta2, self.adam_eps), WeightDecay()), accepts_dense=True)
-
-    def rates(self, step: int, steps: int) -> Mapping[str, Rates]:
-        lr = float32(scheduled(self.lr, self.schedule, step, steps, self.warmup))
-        return {"decay": Rates(lr, float32(self.weight_decay)), "plain": Rates(lr, 0.0)}
 
 
 SCHEME_DEFAULTS: Mapping[str, Mapping[str, float]] = {"full": {}, "lora": {"lr": 2e-4}, "prefix": {"lr": 1e-2}}
