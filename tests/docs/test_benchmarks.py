@@ -74,6 +74,12 @@ def test_a_missed_target_is_named_with_its_median_its_limit_and_what_that_is_mad
     assert "- 3 rounds: `step-float32-16x64-smollm2`" in page
 
 
+def test_the_page_begins_with_what_was_found(tmp_path: Path) -> None:
+    page = written(tmp_path, step([1.1, 1.4, 1.3]), keys(2.56))
+    said = "- A whole training step takes 0.97 × its two forwards along low-rank directions, 1.30 × along dense ones"
+    assert line(page.split("`make bench`")[0], "- ").startswith(said)
+
+
 def test_a_target_that_is_reached_is_not_among_the_missed(tmp_path: Path) -> None:
     page = written(tmp_path, step([1.1, 1.1, 1.1]), keys(2.56))
     assert line(page, "| R1 | low-rank, 16×64, SmolLM2-135M |").endswith("| ≤ 1.00 | yes | 1.00 |")
