@@ -45,7 +45,7 @@ help:  ## this list
 
 setup: $(READY)  ## .venv with the package (editable), a torch and all the tools
 
-demo: $(READY)  ## set up and fine-tune a real language model: about ten minutes on two cores
+demo: $(READY)  ## set up and fine-tune a real language model: about twelve minutes on two cores
 	$(VENV)/bin/zo train $(DEMO_FLAGS) --output runs/demo --overwrite
 
 demo-long: $(READY)  ## 3,000 steps along signs, some hours; goes on where it was stopped
