@@ -1,7 +1,10 @@
 """One step over batches that come one after the other: the same points for all, their values summed."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+
+import torch
 
 from zerothorder.errors import UsageError
 from zerothorder.ledger.entry import Entry, Rates
@@ -67,6 +70,9 @@ def _summed(values: Sequence[Sequence[Values]], weights: Sequence[float]) -> lis
                 name: sum(weight * own[name] for weight, own in zip(weights, gradients, strict=True))
                 for name in gradients[0]
             }
-            total = Values(total.value, total.weight, summed)  # type: ignore[arg-type]
+            total = replace(total, gradient=summed)  # type: ignore[arg-type]
+        if all(own.slope is not None for own in point):
+            slope = sum(weight * own.mean_slope() for weight, own in zip(weights, point, strict=True))
+            total = replace(total, slope=torch.tensor([slope], dtype=torch.float64))
         found.append(total)
     return found

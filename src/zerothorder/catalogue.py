@@ -7,23 +7,53 @@ from typing import Any
 
 from zerothorder.errors import UsageError, nearest
 from zerothorder.recipe import Recipe
-from zerothorder.recipes import first_order, low_rank, mezo, spsa, zopro
+from zerothorder.recipes import (
+    block_wise,
+    first_order,
+    forward_grad,
+    hybrid,
+    low_rank,
+    mezo,
+    sparse_gradient,
+    spsa,
+    zo_adam,
+    zo_sgd,
+    zo_sgd_cons,
+    zo_sgd_mmt,
+    zo_sgd_sign,
+    zopro,
+)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A recipe class and its defaults for each scheme (full, lora, prefix)."""
+    """A recipe class and its defaults for each scheme (full, lora, prefix, head)."""
 
     recipe: type[Recipe]
     schemes: Mapping[str, Mapping[str, float]]
 
 
+_NONE: Mapping[str, Mapping[str, float]] = {scheme: {} for scheme in zo_sgd.SCHEME_DEFAULTS}
+
 CATALOGUE: dict[str, Row] = {
-    kind.name: Row(kind, mezo.SCHEME_DEFAULTS) for kind in (mezo.MeZO, spsa.SPSA, low_rank.LowRankSPSA)
-} | {
-    zopro.ZOPrO.name: Row(zopro.ZOPrO, {scheme: {} for scheme in mezo.SCHEME_DEFAULTS}),
-    first_order.SGD.name: Row(first_order.SGD, {scheme: {} for scheme in mezo.SCHEME_DEFAULTS}),
-    first_order.AdamW.name: Row(first_order.AdamW, first_order.SCHEME_DEFAULTS),
+    kind.name: Row(kind, schemes)
+    for kind, schemes in (
+        (mezo.MeZO, mezo.SCHEME_DEFAULTS),
+        (spsa.SPSA, mezo.SCHEME_DEFAULTS),
+        (low_rank.LowRankSPSA, mezo.SCHEME_DEFAULTS),
+        (zo_sgd.ZOSGD, zo_sgd.SCHEME_DEFAULTS),
+        (zo_sgd_sign.ZOSGDSign, zo_sgd_sign.SCHEME_DEFAULTS),
+        (zo_sgd_mmt.ZOSGDMMT, zo_sgd_mmt.SCHEME_DEFAULTS),
+        (zo_sgd_cons.ZOSGDCons, zo_sgd.SCHEME_DEFAULTS),
+        (zo_adam.ZOAdam, zo_adam.SCHEME_DEFAULTS),
+        (forward_grad.ForwardGrad, zo_sgd.SCHEME_DEFAULTS),
+        (block_wise.BlockWise, zo_sgd.SCHEME_DEFAULTS),
+        (hybrid.Hybrid, zo_sgd.SCHEME_DEFAULTS),
+        (sparse_gradient.SparseGradient, zo_sgd.SCHEME_DEFAULTS),
+        (zopro.ZOPrO, _NONE),
+        (first_order.SGD, _NONE),
+        (first_order.AdamW, first_order.SCHEME_DEFAULTS),
+    )
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from zerothorder.errors import UsageError, nearest
 
 Objective = Literal["classification", "lm", "metric"]
-Scheme = Literal["full", "lora", "prefix"]
+Scheme = Literal["full", "lora", "prefix", "head"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class TrainConfig(TaskConfig):
     recipe: str = "mezo"
     """The method; `zo recipes` lists them."""
     scheme: Scheme = "full"
-    """Which weights: all, LoRA factors, or a prefix of keys and values."""
+    """Which weights: all, LoRA factors, a prefix of keys and values, or the head."""
     freeze: tuple[str, ...] = ()
     """Leave alone the parameters whose name contains one of these words, for example embed_tokens."""
     threads: int | None = None
@@ -103,6 +103,8 @@ class TrainConfig(TaskConfig):
     """Law of the directions, or of their factors; by default the recipe's (see `zo recipes RECIPE`)."""
     rank: int | None = None
     """Rank of the directions, of recipes that have one; by default the recipe's (see `zo recipes RECIPE`)."""
+    settings: tuple[str, ...] = ()
+    """The recipe's other settings, as NAME=VALUE: sparsity=0.8 resample=10 (see `zo recipes RECIPE`)."""
     seed: int = 0
     """Names the run: directions and data order."""
     precision: Literal["residual", "stochastic", "nearest"] = "residual"
@@ -132,8 +134,7 @@ class TrainConfig(TaskConfig):
 
     def recipe_settings(self) -> dict[str, Any]:
         """The recipe's settings that were given."""
-        names = ("lr", "eps", "draws", "weight_decay", "schedule", "warmup", "optimizer", "law", "rank")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        return settings_of(self)
 
     def to_json(self) -> str:
         """As saved beside the run."""
@@ -152,6 +153,31 @@ class TrainConfig(TaskConfig):
     def with_absolute_paths(self) -> "TrainConfig":
         """Model and data that are files or folders here, by absolute path: a run is resumed from anywhere."""
         return dataclasses.replace(self, **{name: absolute(getattr(self, name)) for name in _PLACES})
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """The recipe's settings that a config was given, by flags of their own and as NAME=VALUE. UsageError for a word
+    that is no such pair, or that names a setting twice."""
+    names = ("lr", "eps", "draws", "weight_decay", "schedule", "warmup", "optimizer", "law", "rank")
+    found = {name: value for name in names if (value := getattr(config, name, None)) is not None}
+    for word in config.settings:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--settings takes NAME=VALUE, not {word!r}; for example sparsity=0.8")
+        if name in found:
+            raise UsageError(f"{name} is given twice, by --settings {word} and before; leave one out")
+        found[name] = _read(value)
+    return found
+
+
+def _read(value: str) -> Any:
+    """A number or true and false where the text is one."""
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return {"true": True, "false": False}.get(value, value)
 
 
 _LEAST = {

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from zerothorder.errors import UsageError
 from zerothorder.key import Key
 
 Term = tuple[Key | str, float]
@@ -17,26 +18,30 @@ Term = tuple[Key | str, float]
 class Point:
     """θ + Σ coefficient·direction, evaluated on some rows of a named batch. Never a copied model.
 
-    `rows` restricts to these examples (None: all). `want` is "value" or "gradient" (of every site, by autograd).
+    `rows` restricts to these examples (None: all). `want` is "value"; or "gradient", by autograd, of every site or of
+    `sites`; or "slope", the derivative along the terms at θ itself, by forward-mode differentiation.
     """
 
     terms: tuple[Term, ...] = ()
     on: str = "main"
     rows: tuple[int, ...] | None = None
-    want: Literal["value", "gradient"] = "value"
+    want: Literal["value", "gradient", "slope"] = "value"
+    sites: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Values:
     """Per-example values and weights at one point, float32 or better, shape (examples,).
 
-    `gradient` (site name → tensor) is filled for points that wanted one; `detail` is the objective's own affair.
+    `gradient` (site name → tensor) and `slope` (examples,) are filled for points that wanted one; `detail` is the
+    objective's own affair.
     """
 
     value: Tensor
     weight: Tensor
     gradient: dict[str, Tensor] | None = None
     detail: Any = None
+    slope: Tensor | None = None
 
     @classmethod
     def of(cls, value: Tensor | float | Sequence[float], weight: Tensor | None = None) -> "Values":
@@ -50,12 +55,23 @@ class Values:
     @classmethod
     def joined(cls, parts: "Sequence[Values]") -> "Values":
         """The examples of several, in order."""
-        return cls(torch.cat([p.value for p in parts]), torch.cat([p.weight for p in parts]))
+        slopes = [p.slope for p in parts if p.slope is not None]
+        value, weight = torch.cat([p.value for p in parts]), torch.cat([p.weight for p in parts])
+        return cls(value, weight, slope=torch.cat(slopes) if slopes else None)
 
     def mean(self) -> float:
         """Σ weight·value / Σ weight, in float64 and in the order of the rows."""
+        return self._mean(self.value)
+
+    def mean_slope(self) -> float:
+        """Σ weight·slope / Σ weight. UsageError where nobody computed slopes."""
+        if self.slope is None:
+            raise UsageError("these values hold no slope; points that want one need an executor that differentiates")
+        return self._mean(self.slope)
+
+    def _mean(self, values: Tensor) -> float:
         weight = self.weight.double()
-        return float((self.value.detach().double() * weight).sum() / weight.sum())
+        return float((values.detach().double() * weight).sum() / weight.sum())
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch
 
 from cli.conftest import TASK, Zo
 from zerothorder.journal import Journal, read_journal
+from zerothorder.ledger.reader import read
 
 KILLED = """
 import os, signal, sys
@@ -274,3 +275,48 @@ def test_the_report_is_written_at_the_end_and_after_ctrl_c(train: Zo, tmp_path: 
 
 def _stop(*args: Any, **named: Any) -> None:
     raise KeyboardInterrupt
+
+
+def test_settings_of_a_recipe_that_have_no_flag_are_given_by_name(train: Zo, tmp_path: Path):
+    said = train("--recipe", "sparse-gradient", "--settings", "sparsity=0.75", "ratio=layer", "resample=4")
+    assert said.code == 0, said.err
+    header = read(tmp_path / "run" / "ledger.zo").header
+    own = {name: header.settings[name] for name in ("sparsity", "ratio", "resample")}
+    assert own == {"sparsity": 0.75, "ratio": "layer", "resample": 4}
+    again = train("--resume", "--settings", "sparsity=0.5")
+    assert again.code == 2
+    assert "was started with settings" in again.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("sparsity",), "takes NAME=VALUE, not 'sparsity'"),
+        (("sparsty=0.5",), "no setting 'sparsty'; did you mean 'sparsity'"),
+        (("sparsity=0.5", "sparsity=0.6"), "sparsity is given twice"),
+        (("lr=0.5",), "lr is given twice"),
+    ],
+)
+def test_a_setting_that_is_none_is_named(train: Zo, words: tuple[str, ...], said: str):
+    found = train("--recipe", "sparse-gradient", "--settings", *words)
+    assert found.code == 2
+    assert said in found.err
+
+
+@pytest.mark.parametrize("recipe", ["zo-sgd-cons", "forward-grad", "block-wise", "hybrid", "zo-sgd-sign"])
+def test_a_run_of_the_family_is_resumed_to_the_same_weights(zo: Zo, train: Zo, tmp_path: Path, recipe: str):
+    """The check of every site too: directions in blocks, dual numbers and gradients go through it."""
+    assert train("--recipe", recipe, "--check", "sites", "--lr", "1e-3").code == 0
+    whole = weights(tmp_path / "run" / "model")
+    script = [sys.executable, "-c", KILLED, "4", "train", "--output", str(tmp_path / "parted"), "--recipe", recipe]
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    flags = ["--model", config["model"], "--data", config["data"], "--steps", "8", "--batch-size", "4", "--lr", "1e-3"]
+    flags += ["--eps", "1e-2", "--snapshot-every", "2", *TASK]
+    assert subprocess.run([*script, *flags], env=os.environ | {"HF_HUB_OFFLINE": "1"}).returncode == -signal.SIGKILL
+    said = zo("train", "--output", tmp_path / "parted", "--resume")
+    if recipe == "hybrid":  # step 4 is in the ledger without its gradient, and the snapshot is of step 4's beginning
+        assert said.code == 2
+        assert "keeps no gradients, train again with the data" in said.err
+        return
+    assert said.code == 0, said.err
+    assert weights(tmp_path / "parted" / "model") == whole

@@ -27,13 +27,14 @@ CHECKS = {
         "batched trap: small matrices",
     ),
     "ZOPrO": (*"123456", "trap: schedule", "trap: names and shapes"),
+    "ZO-Bench": (*"12345678", "trap: kernels", "all"),
     "SGD and AdamW": ("steps", "gradient", "trainer", "ledger", "refusals"),
 }
 """What the card of each method asks for, by the method's heading; of those that have none the page says what."""
 
 FILES = {
     "MeZO": "test_mezo.py", "SPSA": "test_spsa.py", "Low-rank SPSA": "test_low_rank.py", "ZOPrO": "test_zopro.py",
-    "SGD and AdamW": "test_first_order.py",
+    "ZO-Bench": "test_zo_bench.py", "SGD and AdamW": "test_first_order.py",
 }  # fmt: skip
 """The tests of each recipe by itself: every one of them stands for a check."""
 

@@ -111,7 +111,7 @@ def test_objectives_without_a_value_for_every_row_by_itself(objective: Any, reas
         assert all(isinstance(values.detail, int) for values in found)
 
 
-def test_a_point_that_wants_a_gradient() -> None:
+def test_a_point_that_wants_a_gradient_goes_alone_and_the_others_together() -> None:
     class Differentiable(Rows):
         def gradient(self, model: nn.Module, prepared: dict[str, Tensor]) -> Values:
             value = self.values(model, prepared)
@@ -119,10 +119,11 @@ def test_a_point_that_wants_a_gradient() -> None:
             found = torch.autograd.grad(value.mean(), list(named.values()))
             return Values(value.detach(), torch.ones_like(value), dict(zip(named, found, strict=True)))
 
-    bound, executor = bind(shaken(Net())), Batched()
+    bound, executor = bind(shaken(Net())), Batched(check=False)
     points = [*pairs(1), Point(((key(0), 0.3),), want="gradient")]
     found = executor.evaluate(points, Differentiable(), {"main": rows()}, KEY, bound)
-    assert executor.reason == "a point wants a gradient"
+    assert executor.reason is None
+    assert bound.meter.calls == 2, "both points along the draw in one call, the gradient in another"
     (expected,) = Copy().evaluate(points[2:], Differentiable(), {"main": rows()}, KEY, bound)
     assert found[2].gradient is not None
     assert expected.gradient is not None

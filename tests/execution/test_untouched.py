@@ -142,10 +142,10 @@ def test_an_error_changes_nothing(name: str, where: str, dtype: torch.dtype, err
 @pytest.mark.parametrize("name", EXECUTORS)
 def test_an_error_in_the_exchange_itself_changes_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Out of memory while the third scratch is written."""
-    from zerothorder.execution import copy, swap
+    from zerothorder.execution import copy, exchange
 
     net, calls = Net(), 0
-    module = copy if name == "copy" else swap
+    module = copy if name == "copy" else exchange
     own = module.write_probe
 
     def failing(*args: Any) -> None:

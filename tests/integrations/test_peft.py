@@ -239,6 +239,46 @@ def test_full_is_the_model_itself_and_an_encoder_takes_lora() -> None:
     assert names == {"query", "value"}
 
 
+# The head
+
+
+def classifier(name: str) -> Any:
+    from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
+
+    with torch.random.fork_rng([]):
+        if name == "bert":
+            return BertForSequenceClassification(
+                BertConfig(
+                    hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=50
+                )
+            )
+        return LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+                tie_word_embeddings=name == "tied",
+            )
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("bert", {"bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias"}),
+        ("untied", {"lm_head.weight"}),
+    ],
+)
+def test_the_head_is_what_is_not_the_body(name: str, own: set[str]) -> None:
+    model = classifier(name)
+    assert apply_scheme(model, "head", KEY) is model
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == own
+    assert start_of("head", ParameterSpace.of(model)) == {}
+
+
+def test_a_head_that_is_the_embedding_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"'llama' has no head of its own.*tied to the embedding.*scheme full"):
+        apply_scheme(classifier("tied"), "head", KEY)
+
+
 # Whole runs
 
 

@@ -204,3 +204,29 @@ def test_a_damaged_file_is_told(llama_folder: Path):
     (llama_folder / "model.safetensors").write_bytes(b"short")
     with pytest.raises(UsageError, match=r"model\.safetensors is not a whole safetensors file"):
         plan(llama_folder)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "evaluations"), [("zo-sgd", 2), ("zo-sgd-cons", 5), ("zo-adam", 2), ("sparse-gradient", 2)]
+)
+def test_every_round_of_a_step_is_planned(llama_folder: Path, recipe: str, evaluations: int):
+    assert plan(llama_folder, recipe=recipe).evaluations == evaluations
+
+
+def test_a_plan_knows_the_blocks(llama_folder: Path):
+    layers, modules = (plan(llama_folder, recipe="block-wise", settings=(f"level={at}",)) for at in ("layer", "linear"))
+    # embedding (the head is tied to it), two layers, norm: two points each
+    assert layers.evaluations == 2 * 4
+    assert modules.evaluations > layers.evaluations
+    assert layers.ledger_step > plan(llama_folder).ledger_step
+
+
+def test_adam_s_moments_are_in_the_plan(llama_folder: Path):
+    plain, adam = plan(llama_folder), plan(llama_folder, recipe="zo-adam")
+    assert (plain.memory.parts["state"], adam.memory.parts["state"]) == (0, 2 * 4 * adam.searched)
+
+
+@pytest.mark.parametrize("recipe", ["forward-grad", "hybrid", "sgd"])
+def test_what_differentiates_is_not_planned(llama_folder: Path, recipe: str):
+    with pytest.raises(UsageError, match=f"{recipe} differentiates"):
+        plan(llama_folder, recipe=recipe)

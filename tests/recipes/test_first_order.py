@@ -140,5 +140,5 @@ def test_an_objective_of_bare_numbers_has_no_gradient() -> None:
 
 
 def test_a_plan_of_it_is_refused() -> None:
-    with pytest.raises(UsageError, match="adamw takes gradients, whose activations a plan does not price"):
+    with pytest.raises(UsageError, match="adamw differentiates, which takes memory that a plan does not price"):
         make_plan(PlanConfig(recipe="adamw"))

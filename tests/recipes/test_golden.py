@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 from zerothorder.catalogue import CATALOGUE
 from zerothorder.execution.swap import Swap
@@ -37,6 +38,9 @@ class Toy(nn.Module):
         self.bias = nn.Parameter(torch.arange(8) / 16)
 
     def forward(self) -> list[list[float]]:
+        # of dual numbers, while a slope is asked for: tangents in the order of what is returned
+        table, bias = (forward_ad.unpack_dual(p).tangent for p in (self.table, self.bias))
+        self.tangents = [] if table is None else torch.cat((bias[:, None], table), 1).flatten().tolist()
         return [[b, *row] for b, row in zip(self.bias.tolist(), self.table.tolist(), strict=True)]
 
 
@@ -47,7 +51,14 @@ class Distance:
         return batch
 
     def evaluate(self, model: nn.Module, prepared: Any) -> Values:
-        return Values.of(math.fsum((w - 0.25) ** 2 for row in model() for w in row))
+        value = math.fsum((w - 0.25) ** 2 for row in model() for w in row)
+        if not model.tangents:
+            return Values.of(value)
+        pairs = zip([w for row in model() for w in row], model.tangents, strict=True)
+        parts = [
+            torch.tensor([n], dtype=torch.float64) for n in (value, math.fsum(2 * (w - 0.25) * t for w, t in pairs))
+        ]
+        return Values(forward_ad.make_dual(*parts), torch.ones(1))
 
     def gradient(self, model: nn.Module, prepared: Any) -> Values:
         """2 (w - ¼), rounded once."""
@@ -72,11 +83,18 @@ def run_of(name: str, row: dict[str, Any]) -> dict[str, Any]:
     return {"loss": losses[-1].hex(), "weights": digest.hexdigest()}
 
 
+RATES, STEPS = {"zo-sgd-sign": 0.01, "zo-adam": 0.05, "sparse-gradient": 2e-3}, {"zo-sgd-sign": 100, "zo-adam": 40}
+
+
 def fresh(name: str) -> dict[str, Any]:
     """A new row: the recipe's own settings, at a rate that moves the toy."""
     kind = CATALOGUE[name].recipe
-    settings = {f.name: {"lr": 1e-3, "eps": 1e-2}[f.name] for f in dataclasses.fields(kind) if f.name in ("lr", "eps")}  # type: ignore[arg-type]
-    row = {"seed": 0, "steps": 20, "dtype": "float32", "settings": settings}
+    settings = {
+        f.name: {"lr": RATES.get(name, 1e-3), "eps": 1e-2}[f.name]
+        for f in dataclasses.fields(kind)
+        if f.name in ("lr", "eps")
+    }  # type: ignore[arg-type]
+    row = {"seed": 0, "steps": STEPS.get(name, 20), "dtype": "float32", "settings": settings}
     return row | run_of(name, row)
 
 

@@ -24,7 +24,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
     "data": (*DATA_FLAGS, "group_by_length"),
     "method": (
         "recipe", "scheme", "lr", "eps", "draws", "schedule", "warmup", "optimizer", "weight_decay", "law", "rank",
-        "precision",
+        "settings", "precision",
     ),
     "execution": ("micro_batch", "executor", "copies", "check"),
     "evaluation": ("eval_every", "eval_rows", "test_rows", "snapshot_every", "report_to"),

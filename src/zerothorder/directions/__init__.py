@@ -19,7 +19,8 @@ class Direction(Protocol):
 
     Two optional methods let passes be fused, with the same bits: `draw(site, term) -> (law, seed) | None` names the
     plain draw that z is on this site, if it is one; `factors(sites, keys, dtype)` gives by site name the factors of
-    z = s·A B, where it has them (see the function `factors`).
+    z = s·A B, where it has them (see the function `factors`). A third, `moves(site, term, state) -> bool`, says of a z
+    that is zero on whole sites which those are: they are then left out, and the other two are asked of the rest.
     """
 
     @property
@@ -43,6 +44,15 @@ class Direction(Protocol):
         A string term names a vector in the State instead of a draw. Each product and each sum rounds once.
         """
         ...
+
+
+Weighted = tuple[Key | str, float]
+
+
+def moving(direction: Direction, site: Site, terms: Sequence[Weighted], state: State) -> Sequence[Weighted]:
+    """Those of the terms whose z of this site is not 0 as a whole."""
+    moves = getattr(direction, "moves", None)
+    return terms if moves is None else [term for term in terms if moves(site, term[0], state)]
 
 
 def plain_draws(

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from zerothorder import random
 from zerothorder.directions import View
+from zerothorder.errors import UsageError
 from zerothorder.key import Key
 from zerothorder.space import Site
 from zerothorder.state import State
@@ -18,3 +21,31 @@ class Multiply:
 
     def __call__(self, z: Tensor, site: Site, key: Key, start: int, state: State, view: View) -> None:
         z.mul_(state.tensor(self.factor, site.name).reshape(-1)[start : start + z.numel()].to(z.dtype))
+
+
+SPARSITY = "sparsity"
+"""The State vector that holds the share of zeros of a site."""
+_LANE = 1 << 16
+
+
+@dataclass(frozen=True)
+class RandomMask:
+    """z ← m ∘ z with m_i = 0 with the probability that the State's `SPARSITY` has for the site (to 2⁻¹⁶), else 1.
+
+    One mask for `every` steps in a row, the same for all draws of a step; drawn from 16 bits an element under the tag
+    "mask" by the key's step. Nothing is rescaled: E[z zᵀ] = (1-p)·I before the next maps.
+    """
+
+    run_key: bytes
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise UsageError(f"a mask stays for {self.every} steps; it is 1 or more")
+
+    def __call__(self, z: Tensor, site: Site, key: Key, start: int, state: State, view: View) -> None:
+        share = float(state.tensor(SPARSITY, site.name)[0])
+        raw = torch.empty(2 * z.numel(), dtype=torch.uint8, device=z.device)
+        random.byte_lanes(raw, Key("mask", key.a // self.every).seed(self.run_key, site.id), 2 * start)
+        pairs = raw.view(-1, 2).to(torch.int32)
+        z.masked_fill_(pairs[:, 0] + 256 * pairs[:, 1] < round(share * _LANE), 0.0)

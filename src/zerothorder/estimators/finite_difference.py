@@ -1,6 +1,6 @@
 """Two-point finite differences along random directions."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 
 from zerothorder.errors import UsageError
 from zerothorder.estimate import Estimate, Estimator, Step
@@ -23,7 +23,7 @@ def central(eps: float, draws: int = 1, along: Along = one_key) -> Estimator:
     points. z_j is what `along` says: one draw, or a sum of draws and vectors of the State, each with its own scalar in
     the ledger. Source: Spall 1992 (SPSA); Malladi et al. 2023 (n-SPSA for language models).
     """
-    _check(eps)
+    check_eps(eps)
     if draws < 1:
         raise UsageError(f"draws is {draws}; at least 1 direction a step is needed")
 
@@ -40,7 +40,7 @@ def central(eps: float, draws: int = 1, along: Along = one_key) -> Estimator:
 
 def one_sided(eps: float, draws: int = 1) -> Estimator:
     """ρ_j = (L(θ + ε z_j) - L(θ)) / ε. n + 1 evaluations; biased by ε/2 · zᵀHz where `central` is not."""
-    _check(eps)
+    check_eps(eps)
 
     def estimate(step: Step) -> Generator[list[Point], list[Values], Estimate]:
         keys = [step.key(j) for j in range(draws)]
@@ -52,6 +52,12 @@ def one_sided(eps: float, draws: int = 1) -> Estimator:
     return estimate
 
 
-def _check(eps: float) -> None:
+def plus_minus(keys: Sequence[Key], eps: float) -> list[Point]:
+    """θ + ε z and θ - ε z of each key, one after the other."""
+    return [Point(((key, sign * eps),)) for key in keys for sign in (1.0, -1.0)]
+
+
+def check_eps(eps: float) -> None:
+    """UsageError for an ε that is no positive number."""
     if not 0 < eps < float("inf"):
         raise UsageError(f"eps is {eps:g}; it must be a finite number above 0, for example 1e-3")

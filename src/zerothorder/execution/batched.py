@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from zerothorder.directions import moving
 from zerothorder.errors import UsageError
 from zerothorder.execution import Surroundings
 from zerothorder.execution.evaluate import seeded, value_at
@@ -102,16 +103,24 @@ class Batched:
         around: Surroundings,
     ) -> list[Values]:
         """See `Executor.evaluate`."""
+        values = [n for n, point in enumerate(points) if point.want == "value"]
+        if 0 < len(values) < len(points):  # those that are differentiated go alone
+            rest = [n for n in range(len(points)) if n not in values]
+            placed = dict[int, Values]()
+            for numbers, way in ((values, self), (rest, self.swap)):
+                own = way.evaluate([points[n] for n in numbers], objective, batches, key, around)
+                placed.update(zip(numbers, own, strict=True))
+            return [placed[n] for n in range(len(points))]
         alike = len({(point.on, point.rows) for point in points}) == 1 and points[0].on in batches
         pieces = getattr(objective, "pieces", None)
-        if not alike or len(points) < 2 or (pieces is not None and points[0].rows is not None):
+        if not alike or len(points) < 2 or not values or (pieces is not None and points[0].rows is not None):
             return self.swap.evaluate(points, objective, batches, key, around)
         if pieces is not None:
             one = {points[0].on: batches[points[0].on]}
             parts = [self.evaluate(points, inner, own, key, around) for inner, own in pieces(one)]
             return [Values.joined(values) for values in zip(*parts, strict=True)]
         if self.reason is None:
-            self.reason = _obstacle(points, objective, around.model)
+            self.reason = _obstacle(objective, around.model)
         if isinstance(self.shared, str) or self._named:
             self._find(dict(named_modules(around.model)))
         plan, whole = self._owned(around)
@@ -126,6 +135,8 @@ class Batched:
             self.unchecked = False
             return self.evaluate(points, objective, batches, key, around)
         found: list[Values] = []
+        if hasattr(around.direction, "moves"):
+            self.shared = False  # where points begin to differ is another place at another point
         try:
             for at in range(0, len(points), count):
                 found += self._together(points[at : at + count], plan, objective, batches, key, around)
@@ -179,7 +190,7 @@ class Batched:
         with Interrupts() as interrupts, around.meter.watching(around.model):
             visit = Visit(points, len(rows), around, interrupts, self.swap.scratch, self.singly, self.rowless)
             try:
-                visit.install(plan, None if isinstance(self.shared, str) else self.shared)
+                visit.install(_moved(plan, points, around), None if isinstance(self.shared, str) else self.shared)
                 with seeded(key, around.direction.run_key, around.model), interrupts.heard():
                     found = value_at(around.model, around.space, copies, objective, dict(batches))
             finally:
@@ -193,6 +204,14 @@ class Batched:
             self.shared = visit.learned()
         parts = zip(found.value.view(len(points), -1), found.weight.view(len(points), -1), strict=True)
         return [Values(value, weight) for value, weight in parts]
+
+
+def _moved(plan: Sequence[Owner], points: Sequence[Point], around: Surroundings) -> Sequence[Owner]:
+    """The modules of which a point moves something; the others run once, as they are."""
+    if not hasattr(around.direction, "moves"):
+        return plan
+    terms = [term for point in points for term in point.terms]
+    return [o for o in plan if any(moving(around.direction, site, terms, around.state) for site in o[1])]
 
 
 def points_a_pass(rows: int, tokens: int | None = None, alone: bool = False) -> int:
@@ -215,12 +234,10 @@ def _count(point: Point, objective: Any, batches: Mapping[str, Any]) -> int:
     return len(point.rows) if point.rows is not None else int(objective.count(batches[point.on]))
 
 
-def _obstacle(points: Sequence[Point], objective: Objective, model: nn.Module) -> str | None:
+def _obstacle(objective: Objective, model: nn.Module) -> str | None:
     """Why this step's points cannot share a pass, whatever the modules are."""
     if not (hasattr(objective, "select") and hasattr(objective, "count")):
         return f"{type(objective).__name__} does not give one value an example"
-    if any(point.want != "value" for point in points):
-        return "a point wants a gradient"
     for name, module in named_modules(model):
         if module.training and isinstance(module, _COUPLED):
             return f"{name} ({type(module).__name__}) is in training mode: rows would not be what they are alone"

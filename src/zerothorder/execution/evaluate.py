@@ -1,22 +1,23 @@
 """One point at the model as it stands: what every executor does once the weights are in place."""
 
 import random as python_random
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zerothorder.errors import UsageError
+from zerothorder.execution.tangents import unpacked
 from zerothorder.key import Key
 from zerothorder.objectives import Objective
 from zerothorder.point import Point, Values
-from zerothorder.space import ParameterSpace
+from zerothorder.space import ParameterSpace, Site
 
-WEIGHT = {"value": 1, "gradient": 3}
+WEIGHT = {"value": 1, "slope": 2, "gradient": 3}
 """Forwards that a point counts for."""
 _EVALUATION = 0  # a site id no name hashes to in practice: the draw belongs to the whole evaluation
 
@@ -55,20 +56,39 @@ def value_at(
         prepared = select(prepared, point.rows)
     if point.want == "gradient":
         with torch.inference_mode(False), torch.enable_grad():
-            return _gradient(model, space, objective, prepared)
+            return _gradient(model, space, point, objective, prepared)
     if getattr(objective, "constant_without_grad", False):
         with torch.inference_mode(False), torch.enable_grad(), _asking_for_none(model):
-            found = objective.evaluate(model, prepared)
-            return replace(found, value=found.value.detach())
+            return _plain(objective.evaluate(model, prepared), point)
+    if point.want == "slope":
+        with torch.inference_mode(False), torch.no_grad():
+            return _plain(objective.evaluate(model, prepared), point)
     with torch.inference_mode():
         return objective.evaluate(model, prepared)
 
 
-def _gradient(model: nn.Module, space: ParameterSpace, objective: Objective, prepared: Any) -> Values:
-    """The objective's own gradient where it has one, else that of its weighted mean by autograd."""
+def _plain(found: Values, point: Point) -> Values:
+    """Values without a graph, and of dual numbers their slope."""
+    if point.want == "slope":
+        value, slope = unpacked(found.value)
+        return replace(found, value=value, slope=slope)
+    return replace(found, value=found.value.detach())
+
+
+def _gradient(model: nn.Module, space: ParameterSpace, point: Point, objective: Objective, prepared: Any) -> Values:
+    """The objective's own gradient where it has one, else that of its weighted mean by autograd; of the point's sites,
+    so that the graph begins where the first of them is used."""
+    sites = list(space) if point.sites is None else [space.by_name[name] for name in point.sites]
     own = getattr(objective, "gradient", None)
     if own is not None:
-        return own(model, prepared)
+        found: Values = own(model, prepared)
+        parts = found.gradient or {}
+        return replace(found, gradient={site.name: parts[site.name] for site in sites})
+    with _asking_for_none(model, [site.parameter for site in sites]):
+        return _differentiated(sites, objective, model, prepared)
+
+
+def _differentiated(sites: Sequence[Site], objective: Objective, model: nn.Module, prepared: Any) -> Values:
     found = objective.evaluate(model, prepared)
     if not found.value.requires_grad:
         raise UsageError(
@@ -77,22 +97,26 @@ def _gradient(model: nn.Module, space: ParameterSpace, objective: Objective, pre
         )
     mean = (found.value * found.weight).sum() / found.weight.sum()
     # None for a site that the value does not depend on, which torch's own types leave out
-    parts: Any = torch.autograd.grad(mean, [site.parameter for site in space], allow_unused=True)
+    parts: Any = torch.autograd.grad(mean, [site.parameter for site in sites], allow_unused=True)
     gradient = {
         site.name: torch.zeros_like(site.parameter) if part is None else part
-        for site, part in zip(space, parts, strict=True)
+        for site, part in zip(sites, parts, strict=True)
     }
     return Values(found.value.detach(), found.weight, gradient, found.detail)
 
 
 @contextmanager
-def _asking_for_none(model: nn.Module) -> Generator[None]:
-    """No parameter asks for a gradient inside, and where something else does (activations, for checkpointing), nothing
-    is kept for a backward pass."""
-    asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def _asking_for_none(model: nn.Module, but: Sequence[Tensor] = ()) -> Generator[None]:
+    """No parameter asks for a gradient inside, `but` those. Without any, and where something else asks (activations,
+    for checkpointing), nothing is kept for a backward pass."""
+    keep = {id(parameter) for parameter in but}
+    asking = [p for p in model.parameters() if p.requires_grad and id(p) not in keep]
     try:
         for parameter in asking:
             parameter.requires_grad_(False)
+        if but:
+            yield
+            return
         with torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, _nothing):
             yield
     finally:

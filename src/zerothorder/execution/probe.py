@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zerothorder import random
-from zerothorder.directions import Direction, factors, folded, plain_draws
+from zerothorder.directions import Direction, factors, folded, moving, plain_draws
 from zerothorder.point import Point, Term
 from zerothorder.profile import timed
 from zerothorder.scratch import buffer
@@ -33,6 +33,7 @@ def write_probe(
     θ is read with its residual; the sum runs in the compute dtype, term after term, and is rounded once. `part`:
     these elements of the site's storage only.
     """
+    terms = moving(direction, site, terms, state)
     stored, residual, target = site.read(), residual_of(site, state), out.view(-1)
     offset = part.indices(site.numel)[0]
     if site.grid.fused and out.device.type == "cpu":
@@ -86,9 +87,10 @@ def write_probes(
         part = slice(rows.start * width, rows.stop * width)
     # rows anywhere are addressed from the whole tensor's first element on
     in_one = len(site.segments) == 1 and (site.segments[0][1] == 0 or not isinstance(rows, Tensor))
-    if (draw := _common(site, points, direction)) is not None and in_one:
+    common = _common(site, points, direction, state)
+    if common is not None and in_one:
+        draw, coefficients = common
         stored, residual = site.read(), residual_of(site, state)
-        coefficients = [point.terms[0][1] for point in points]
         if isinstance(rows, Tensor):
             flat = out.view(len(points), len(rows), width)
             site.grid.probe_rows(flat, stored, residual, draw, coefficients, rows)
@@ -112,13 +114,14 @@ def small_probes(
     sites: Sequence[Site], points: Sequence[Point], direction: Direction, state: State
 ) -> dict[str, Tensor]:
     """`write_probes` of many small sites with a few launches in all; by name (points, …), where it can be done so."""
-    kinds: dict[tuple[Grid, str, torch.device], list[tuple[Site, int]]] = {}
+    kinds: dict[tuple[Grid, str, torch.device, tuple[float, ...]], list[tuple[Site, int]]] = {}
     for site in sites:
-        draw = _common(site, points, direction)
-        if draw is not None and site.segments == ((0, 0, site.numel),):
-            kinds.setdefault((site.grid, draw[0], site.parameter.device), []).append((site, draw[1]))
+        common = _common(site, points, direction, state)
+        if common is not None and site.segments == ((0, 0, site.numel),):
+            (law, seed), coefficients = common
+            kinds.setdefault((site.grid, law, site.parameter.device, tuple(coefficients)), []).append((site, seed))
     found: dict[str, Tensor] = {}
-    for (grid, law, device), drawn in kinds.items():
+    for (grid, law, device, coefficients), drawn in kinds.items():
         own = [site for site, _ in drawn]
         sizes = [site.numel for site in own]
         ends = list(accumulate(sizes))
@@ -130,17 +133,21 @@ def small_probes(
             none = [torch.zeros(0, dtype=torch.int8)] if None in residuals else []
             rest = torch.cat([none[0].new_zeros(n) if b is None else b for b, n in zip(residuals, sizes, strict=True)])
         grid.load(w, torch.cat([site.read() for site in own]), rest)
-        c = torch.tensor([point.terms[0][1] for point in points], dtype=grid.compute, device=device)
+        c = torch.tensor(coefficients, dtype=grid.compute, device=device)
         probes = (w + z * c[:, None]).to(grid.dtype)
         for site, part in zip(own, torch.split(probes, sizes, 1), strict=True):
             found[site.name] = part.unflatten(1, site.parameter.shape) if site.parameter.ndim != 1 else part
     return found
 
 
-def _common(site: Site, points: Sequence[Point], direction: Direction) -> tuple[str, int] | None:
-    """The one plain draw that all points lie along, where there is a pass for them."""
-    alike = all(len(p.terms) == 1 and p.terms[0][0] == points[0].terms[0][0] for p in points)
-    if not alike or not site.grid.fused or site.parameter.device.type != "cpu":
+def _common(
+    site: Site, points: Sequence[Point], direction: Direction, state: State
+) -> tuple[tuple[str, int], list[float]] | None:
+    """The one plain draw that all points lie along, and how far each does, where there is a pass for them."""
+    if not site.grid.fused or site.parameter.device.type != "cpu":
         return None
-    draws = plain_draws(direction, site, points[0].terms)
-    return None if draws is None else draws[0]
+    terms = [moving(direction, site, point.terms, state) for point in points]
+    if not all(len(own) == 1 and own[0][0] == terms[0][0][0] for own in terms):
+        return None
+    draws = plain_draws(direction, site, terms[0])
+    return None if draws is None else (draws[0], [own[0][1] for own in terms])

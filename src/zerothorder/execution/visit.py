@@ -11,10 +11,10 @@ from torch.nn.modules import module as hooks
 from zerothorder.execution import Surroundings
 from zerothorder.execution.carried import Carry, carrier, embedding, linear
 from zerothorder.execution.copies import Copies
+from zerothorder.execution.exchange import Exchange, Scratch
 from zerothorder.execution.first_layers import FirstLayers
 from zerothorder.execution.interrupts import Interrupts
 from zerothorder.execution.nested import Inseparable, Path, holds, joined, leaves, mapped, opaque
-from zerothorder.execution.swap import Exchange, Scratch
 from zerothorder.objectives.sequences import base_model
 from zerothorder.point import Point
 from zerothorder.space import Site

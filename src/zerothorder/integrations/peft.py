@@ -1,7 +1,7 @@
-"""Schemes: which weights are searched. All of them, LoRA factors, or a prefix of keys and values (peft's).
+"""Schemes: which weights are searched. All of them, the head, LoRA factors, or a prefix of keys and values (peft's).
 
-Source: MeZO (arXiv 2305.17333): LoRA with r = 8 and α = 16 on queries and values; 5 prefix vectors a layer
-that start from the keys and values of real tokens, which the paper calls crucial.
+Source: MeZO (arXiv 2305.17333): LoRA with r = 8 and α = 16 on queries and values; 5 prefix vectors a layer that start
+from the keys and values of real tokens, which the paper calls crucial. ZO-Bench (arXiv 2402.11592): the head alone.
 """
 
 import math
@@ -16,7 +16,7 @@ from zerothorder.key import Key
 from zerothorder.random.philox import lanes
 from zerothorder.space import ParameterSpace
 
-SCHEMES = ("full", "lora", "prefix")
+SCHEMES = ("full", "lora", "prefix", "head")
 RANK, ALPHA = 8, 16
 PREFIX_TOKENS = 5
 
@@ -42,12 +42,15 @@ def apply_scheme(model: Any, scheme: str, run_key: bytes) -> Any:
     "lora": A is a pure function of run key and site, B is zero, so base and ledger alone rebuild the start.
     "prefix": the keys and values of PREFIX_TOKENS tokens that the run key draws; they come out of a forward,
     which another machine may round differently, so `start_of` gives them for the ledger to keep.
+    "head": what the model has beside its body, an output layer or a classifier (with the pooler before it).
     UsageError where the architecture has no place for the scheme.
     """
     if scheme not in SCHEMES:
         raise UsageError(f"unknown scheme {scheme!r}{nearest(scheme, SCHEMES)}")
     if scheme == "full":
         return model
+    if scheme == "head":
+        return _head(model)
     peft = need("peft", f"the scheme {scheme!r}")
     # peft draws initial weights of its own from the global generator; all of them are replaced
     with torch.random.fork_rng(devices=[]), hushed():
@@ -65,6 +68,19 @@ def start_of(scheme: str, space: ParameterSpace) -> dict[str, Tensor]:
 def room_taken(scheme: str) -> int:
     """Positions of the model's context that the scheme takes."""
     return PREFIX_TOKENS if scheme == "prefix" else 0
+
+
+def _head(model: Any) -> Any:
+    body = f"{model.base_model_prefix}."
+    own = {n: p for n, p in model.named_parameters() if not n.startswith(body) or ".pooler." in n}
+    if not own:
+        raise UsageError(
+            f"{_kind(model)} has no head of its own to search (an output layer that is tied to the embedding is part "
+            "of the body); use the scheme full, or freeze what shall stay"
+        )
+    for parameter in model.parameters():
+        parameter.requires_grad_(any(parameter is one for one in own.values()))
+    return model
 
 
 def _lora(peft: Any, model: nn.Module, run_key: bytes) -> Any:

@@ -218,7 +218,8 @@ def _origin(model: Any) -> dict[str, Any]:
 def _scheme(model: Any, recipe: str) -> str:
     """The scheme whose defaults fit what is trained."""
     kinds = {str(getattr(c, "peft_type", "")).rpartition(".")[2] for c in getattr(model, "peft_config", {}).values()}
-    wanted = "lora" if kinds & {"LORA"} else "prefix" if kinds & {"PREFIX_TUNING"} else "full"
+    named = {"LORA": "lora", "PREFIX_TUNING": "prefix"}
+    wanted = next((scheme for kind, scheme in named.items() if kind in kinds), "full")
     return wanted if wanted in catalogue.row(recipe).schemes else "full"
 
 

@@ -13,18 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zerothorder.estimate import Step
 from zerothorder.execution import Surroundings
 from zerothorder.execution.probe import write_probe
 from zerothorder.execution.swap import Swap
 from zerothorder.key import Key
 from zerothorder.ledger.entry import Entry
 from zerothorder.objectives.wrap import Closure
+from zerothorder.plan.prepared import Moved, prepared
 from zerothorder.plan.trace import Operation, Shaped, Trace, arguments
 from zerothorder.point import Point
 from zerothorder.recipe import Recipe
 from zerothorder.space import ParameterSpace
-from zerothorder.state import State
 
 _SAMPLE, _TENSORS = 1 << 21, 24
 """Size and number of the synthetic tensors that a pass is measured on: together more than a cache holds."""
@@ -86,16 +85,17 @@ def calibrate(
     recipe: Recipe,
     points: Sequence[Point],
     pieces: float,
+    moved: Moved,
 ) -> Clock:
     """Measure. `pieces` is how many times the traced forward runs for one point (micro-batches)."""
     forward, gflops = _forward(work)
-    probe_ns, update_ns = _passes(space, recipe, points)
-    exchange, update = _overheads(recipe, points)
+    probe_ns, update_ns = _passes(space, recipe, points, moved)
+    exchange, update = _overheads(recipe, points, moved)
     return Clock(
         evaluations=len(points),
         perturbed=sum(bool(point.terms) for point in points),
         forward=forward * pieces,
-        perturbation=pieces * (exchanged.weights * probe_ns * 1e-9 + exchanged.tensors * exchange),
+        perturbation=moved.share * pieces * (exchanged.weights * probe_ns * 1e-9 + exchanged.tensors * exchange),
         update=space.numel * update_ns * 1e-9 + len(space) * update,
         perturbation_ns=probe_ns,
         update_ns=update_ns,
@@ -161,7 +161,7 @@ def _mean(calls: Sequence[Callable[[], object]], least: int = 6, span: float = 0
     return (time.perf_counter() - began) / count
 
 
-def _passes(space: ParameterSpace, recipe: Recipe, points: Sequence[Point]) -> tuple[float, float]:
+def _passes(space: ParameterSpace, recipe: Recipe, points: Sequence[Point], moved: Moved) -> tuple[float, float]:
     """ns an element of writing a perturbed copy and of an update, on synthetic weights of the searched dtype."""
     sites = list(space)
     like = max(sites, key=lambda site: site.numel)
@@ -172,22 +172,21 @@ def _passes(space: ParameterSpace, recipe: Recipe, points: Sequence[Point]) -> t
     copies = [nn.Parameter(weights.clone(), False) for _ in range(count)]
     synthetic = [ParameterSpace.site(f"plan.{i}", copy, like.grid.precision) for i, copy in enumerate(copies)]
     drawn = ParameterSpace(synthetic)
-    direction, update, state = recipe.direction(bytes(16)), recipe.update(), State()
-    step = Step(0, recipe.rates(0, 1), (), State())
+    direction, update, state = recipe.direction(bytes(16)), recipe.update(), prepared(recipe, drawn)
     terms = next((point.terms for point in points if point.terms), ())
-    keys = dict.fromkeys(key for point in points for key, _ in point.terms if not isinstance(key, str))
-    entry = Entry(0, tuple((key, 1.0) for key in keys), {}, step.rates)
+    entry = Entry(0, tuple((key, 1.0) for key in moved.keys), {}, recipe.rates(0, 1))
     update.apply(entry, drawn, direction, state)  # compiles, and makes the State
     out = torch.empty_like(weights)
     probe = _mean([lambda site=site: write_probe(out, site, terms, direction, state) for site in drawn], 2 * count)
-    moved = _mean([lambda: update.apply(entry, drawn, direction, state)])
-    return probe / size * 1e9, moved / (size * count) * 1e9
+    stepped = _mean([lambda: update.apply(entry, drawn, direction, state)])
+    return probe / size * 1e9, stepped / (size * count) * 1e9
 
 
-def _overheads(recipe: Recipe, points: Sequence[Point]) -> tuple[float, float]:
+def _overheads(recipe: Recipe, points: Sequence[Point], moved: Moved) -> tuple[float, float]:
     """Seconds that one tensor costs whatever its size: exchanged for an evaluation, and updated."""
     model = nn.Sequential(*(nn.Linear(2, 2, bias=False) for _ in range(_LAYERS))).requires_grad_(True)
-    space, direction, state = ParameterSpace.of(model), recipe.direction(bytes(16)), State()
+    space, direction = ParameterSpace.of(model), recipe.direction(bytes(16))
+    state = prepared(recipe, space)
     point = next((point for point in points if point.terms), Point())
     around, swap, key = Surroundings(model, space, direction, state), Swap(), Key("plan", 0)
     objective, batch = Closure(), lambda: model(torch.ones(1, 2)).sum()
@@ -195,8 +194,7 @@ def _overheads(recipe: Recipe, points: Sequence[Point]) -> tuple[float, float]:
     def evaluate(at: Point) -> None:
         swap.evaluate([at], objective, {"main": batch}, key, around)
 
-    keys = dict.fromkeys(key for point in points for key, _ in point.terms if not isinstance(key, str))
-    entry = Entry(0, tuple((key, 0.0) for key in keys), {}, recipe.rates(0, 1))
+    entry = Entry(0, tuple((key, 0.0) for key in moved.keys), {}, recipe.rates(0, 1))
     update = recipe.update()
     update.apply(entry, space, direction, state)
     evaluate(point)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from zerothorder.config import Objective, Scheme
+from zerothorder.config import Objective, Scheme, settings_of
 from zerothorder.errors import UsageError
 from zerothorder.execution.batched import points_a_pass
 
@@ -22,7 +22,7 @@ class PlanConfig:
     recipe: str = "mezo"
     """The method; `zo recipes` lists them."""
     scheme: Scheme = "full"
-    """Which weights: all, LoRA factors, or a prefix of keys and values."""
+    """Which weights: all, LoRA factors, a prefix of keys and values, or the head."""
     objective: Objective = "classification"
     """classification by verbalizer, lm, or metric; of a metric one forward over the prompts is counted."""
     head: int | None = None
@@ -55,6 +55,8 @@ class PlanConfig:
     """Law of the directions, or of their factors; by default the recipe's (see `zo recipes RECIPE`)."""
     rank: int | None = None
     """Rank of the directions, of recipes that have one; by default the recipe's (see `zo recipes RECIPE`)."""
+    settings: tuple[str, ...] = ()
+    """The recipe's other settings, as NAME=VALUE: sparsity=0.8 resample=10 (see `zo recipes RECIPE`)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Dtype of the weights and of the forwards."""
     precision: Literal["residual", "stochastic", "nearest"] = "residual"
@@ -78,8 +80,7 @@ class PlanConfig:
 
     def recipe_settings(self) -> dict[str, Any]:
         """The recipe's settings that were given."""
-        names = ("lr", "eps", "draws", "weight_decay", "optimizer", "law", "rank")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        return settings_of(self)
 
     def check_numbers(self) -> None:
         """UsageError for a number that no run can have."""

@@ -10,21 +10,22 @@ from torch import nn
 
 from zerothorder import catalogue, random
 from zerothorder.errors import UsageError
-from zerothorder.estimate import Step
+from zerothorder.estimate import Estimate, Step
 from zerothorder.execution.together import ROWS
 from zerothorder.integrations.peft import apply_scheme
-from zerothorder.key import run_key
+from zerothorder.key import Key, run_key
 from zerothorder.ledger.entry import CHAIN, PREFIX, Codec, Entry
 from zerothorder.ledger.header import Header, site_table
 from zerothorder.objectives.sequences import answer_nll, choice_logits
 from zerothorder.plan.clock import Clock, Exchanged, calibrate
 from zerothorder.plan.config import PlanConfig
 from zerothorder.plan.memory import Memory, predict_memory
+from zerothorder.plan.prepared import Moved, prepared
 from zerothorder.plan.scratch import largest_module, one_by_one, scratch_of
 from zerothorder.plan.source import find
 from zerothorder.plan.trace import build, trace, without_data
 from zerothorder.plan.warnings import warnings_of
-from zerothorder.point import Point
+from zerothorder.point import Point, Values
 from zerothorder.recipe import Recipe, settings
 from zerothorder.run import GROUPS
 from zerothorder.space import ParameterSpace
@@ -81,11 +82,6 @@ def make_plan(config: PlanConfig) -> Plan:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     recipe = catalogue.build(config.recipe, config.scheme, **config.recipe_settings())
-    points = _points(recipe, config.steps)
-    if any(point.want != "value" for point in points):
-        raise UsageError(
-            f"{recipe.name} takes gradients, whose activations a plan does not price; plan a zeroth-order recipe"
-        )
     source = find(config.model, config.head, config.trust_remote_code)
     dtype = getattr(torch, config.dtype)
     options = {} if config.attention is None else {"attn_implementation": config.attention}
@@ -94,7 +90,15 @@ def make_plan(config: PlanConfig) -> Plan:
         model = apply_scheme(model, config.scheme, run_key(config.seed))
         freeze(model, config.freeze)
         space = ParameterSpace.of(model, precision=config.precision)
-        together = config.together(len(points))
+    state = prepared(recipe, space)
+    rounds, estimate = _step(recipe, 0, config.steps, state)
+    points = [point for some in rounds for point in some]
+    if any(point.want != "value" for point in points):
+        raise UsageError(
+            f"{recipe.name} differentiates, which takes memory that a plan does not price; plan a recipe of values"
+        )
+    together = config.together(max(len(some) for some in rounds))
+    with without_data():
         work = trace(model, forward_of(model, config, together))
         scratch = scratch_of(model, space, recipe, config, points)
         memory = predict_memory(model, space, recipe, scratch, source, work)
@@ -104,8 +108,9 @@ def make_plan(config: PlanConfig) -> Plan:
         exchanged = Exchanged.of(model, space, recipe, config.executor)
         alone = one_by_one(model, space) if config.executor == "batched" else ()
     pieces = config.batch_size / config.rows / together
-    clock = calibrate(work, space, exchanged, recipe, points, pieces) if config.time else None
-    step, header, run = _ledger(recipe, space, config.steps)
+    moved = Moved.of(points, space, recipe.direction(bytes(16)), state)
+    clock = calibrate(work, space, exchanged, recipe, points, pieces, moved) if config.time else None
+    step, header, run = _ledger(recipe, space, config.steps, estimate)
     rows = len(points) * config.batch_size * rows_each(config)
     return Plan(
         config=config,
@@ -147,23 +152,28 @@ def forward_of(model: nn.Module, config: PlanConfig, together: int = 1) -> Calla
     return lambda: answer_nll(model, [row[:cut] for row in pairs], [row[cut:] for row in pairs], 0)
 
 
-def _points(recipe: Recipe, steps: int) -> list[Point]:
-    """The first points of a step; later rounds of an estimator that asks again are not known beforehand."""
-    generator = recipe.estimator()(Step(0, recipe.rates(0, steps), (), State(), steps))
-    return next(generator)
+def _step(recipe: Recipe, index: int, steps: int, state: State) -> tuple[list[list[Point]], Estimate]:
+    """The points of a step, round after round, and its estimate, if all values are the same."""
+    generator = recipe.estimator()(Step(index, recipe.rates(index, steps), (), state, steps))
+    rounds, answer = list[list[Point]](), None
+    while True:
+        try:
+            points = next(generator) if answer is None else generator.send(answer)
+        except StopIteration as stop:
+            return rounds, stop.value
+        rounds.append(points)
+        answer = [Values(torch.ones(1), torch.ones(1), {}, slope=torch.ones(1)) for _ in points]
 
 
-def _ledger(recipe: Recipe, space: ParameterSpace, steps: int) -> tuple[int, int, int]:
+def _ledger(recipe: Recipe, space: ParameterSpace, steps: int, estimate: Estimate) -> tuple[int, int, int]:
     """Bytes of a step, of the header, and of the run.
 
-    The format's own, for one term a draw; a schedule writes its rate each step.
+    The format's own, for the terms of `estimate`; a schedule writes its rate each step.
     """
     codec = Codec(recipe.columns, GROUPS, recipe.tags)
-    draws = getattr(recipe, "draws", 1)
     sizes: list[int] = []
     for index in range(min(3, steps)):
-        step = Step(index, recipe.rates(index, steps), (), State(), steps)
-        terms = tuple((step.key(draw), 1.0) for draw in range(draws))
+        terms = tuple((Key(key.tag, index, key.b), 1.0) for key, _ in estimate.terms)
         entry = Entry(index, terms, dict.fromkeys(recipe.columns, 0.0), recipe.rates(index, steps))
         sizes.append(PREFIX.size + len(codec.encode(entry)[1]) + CHAIN)
     header = Header(

@@ -6,11 +6,11 @@ import torch
 
 from zerothorder.execution.resolution import lost_share
 from zerothorder.plan.config import PlanConfig
+from zerothorder.plan.prepared import prepared
 from zerothorder.plan.source import Source
 from zerothorder.point import Point
 from zerothorder.recipe import Recipe
 from zerothorder.space import ParameterSpace
-from zerothorder.state import State
 
 _SITES = 8
 """Stored tensors that the share of lost perturbations is estimated from."""
@@ -24,7 +24,7 @@ def warnings_of(
     perturbed = next((point for point in points if point.terms), None)
     sample = _sampled(space, source)
     if perturbed is not None and sample is not None:
-        lost = lost_share(sample, recipe.direction(bytes(16)), State(), perturbed.terms)
+        lost = lost_share(sample, recipe.direction(bytes(16)), prepared(recipe, sample), perturbed.terms)
         if lost > 0.5:
             found.append(
                 f"{lost:.0%} of the perturbations are below the resolution of {config.dtype}: `zo train` refuses more "

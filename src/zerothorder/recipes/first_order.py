@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 from zerothorder.directions.laws import Dense
 from zerothorder.estimate import Estimator
 from zerothorder.estimators.first_order import gradient
-from zerothorder.ledger.entry import Rates, float32
+from zerothorder.ledger.entry import Rates
 from zerothorder.updates import Transform, Update
-from zerothorder.updates.schedules import scheduled
+from zerothorder.updates.schedules import rates_of
 from zerothorder.updates.transforms import Adam, Momentum, WeightDecay
 
 
@@ -32,8 +32,7 @@ class FirstOrder:
         return gradient()
 
     def rates(self, step: int, steps: int) -> Mapping[str, Rates]:
-        lr = float32(scheduled(self.lr, self.schedule, step, steps, self.warmup))
-        return {"decay": Rates(lr, float32(self.weight_decay)), "plain": Rates(lr, 0.0)}
+        return rates_of(self, step, steps)
 
 
 @dataclass(frozen=True)
@@ -81,5 +80,10 @@ class AdamW(FirstOrder):
         return Update((Adam(self.beta1, self.beta2, self.adam_eps), WeightDecay()), accepts_dense=True)
 
 
-SCHEME_DEFAULTS: Mapping[str, Mapping[str, float]] = {"full": {}, "lora": {"lr": 2e-4}, "prefix": {"lr": 1e-2}}
-"""Of AdamW, as LoRA and prefix tuning are usually trained; SGD's rate is nobody's default."""
+SCHEME_DEFAULTS: Mapping[str, Mapping[str, float]] = {
+    "full": {},
+    "lora": {"lr": 2e-4},
+    "prefix": {"lr": 1e-2},
+    "head": {"lr": 1e-3},
+}
+"""Of AdamW, as adapters and heads are usually trained; SGD's rate is nobody's default."""

@@ -9,9 +9,9 @@ from zerothorder.directions.laws import Dense
 from zerothorder.errors import UsageError, nearest
 from zerothorder.estimate import Estimator
 from zerothorder.estimators.finite_difference import central
-from zerothorder.ledger.entry import Rates, float32
+from zerothorder.ledger.entry import Rates
 from zerothorder.updates import Transform, Update
-from zerothorder.updates.schedules import scheduled
+from zerothorder.updates.schedules import rates_of
 from zerothorder.updates.transforms import Adam, Momentum, WeightDecay
 
 OPTIMIZERS = ("sgd", "momentum", "adam")
@@ -68,8 +68,7 @@ class MeZO:
         return Update((WeightDecay(), *moments[self.optimizer]))
 
     def rates(self, step: int, steps: int) -> Mapping[str, Rates]:
-        lr = float32(scheduled(self.lr, self.schedule, step, steps, self.warmup))
-        return {"decay": Rates(lr, float32(self.weight_decay)), "plain": Rates(lr, 0.0)}
+        return rates_of(self, step, steps)
 
 
 SCHEME_DEFAULTS: Mapping[str, Mapping[str, float]] = {
@@ -77,4 +76,6 @@ SCHEME_DEFAULTS: Mapping[str, Mapping[str, float]] = {
     "full": {"lr": 1e-6, "eps": 1e-3},
     "lora": {"lr": 1e-4, "eps": 1e-2},
     "prefix": {"lr": 1e-2, "eps": 1e-1},
+    # not the paper's: those of `zo-sgd`
+    "head": {"lr": 1e-4, "eps": 1e-3},
 }

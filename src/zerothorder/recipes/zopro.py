@@ -15,11 +15,11 @@ from zerothorder.errors import UsageError, nearest
 from zerothorder.estimate import Estimator, Step
 from zerothorder.estimators.finite_difference import central
 from zerothorder.key import Key
-from zerothorder.ledger.entry import Rates, float32
+from zerothorder.ledger.entry import Rates
 from zerothorder.space import ParameterSpace, stored_name
 from zerothorder.sums import ordered_dot
 from zerothorder.updates import Update
-from zerothorder.updates.schedules import scheduled
+from zerothorder.updates.schedules import rates_of
 from zerothorder.updates.transforms import WeightDecay
 
 if TYPE_CHECKING:
@@ -90,8 +90,7 @@ class ZOPrO:
         return Update((WeightDecay(),))
 
     def rates(self, step: int, steps: int) -> Mapping[str, Rates]:
-        lr = float32(scheduled(self.lr, self.schedule, step, steps, self.warmup))
-        return {"decay": Rates(lr, float32(self.weight_decay)), "plain": Rates(lr, 0.0)}
+        return rates_of(self, step, steps)
 
     def setup(self, run: "Run") -> None:
         """Attach what the fields name. Without them, `guide` is to be called before the first step."""

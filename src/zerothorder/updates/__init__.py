@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from zerothorder.directions import Direction
+from zerothorder.directions import Direction, moving
 from zerothorder.errors import UsageError
 from zerothorder.key import Key
 from zerothorder.ledger.entry import Entry
@@ -90,7 +90,7 @@ class Update:
                 outer = drawn(entries, space, direction) if few else None
                 done = self._at_once(entries[0], space, direction, state, outer) if len(entries) == 1 else set[str]()
                 for site in space:
-                    if site.name in done:
+                    if site.name in done or self._untouched(entries, site, direction, state):
                         continue
                     own = drawn(entries, [site], direction) if outer is None else outer
                     self._steps(entries, site, direction, state, own)
@@ -129,8 +129,14 @@ class Update:
         """Nothing between the draws and the weights but a rate and at most one weight decay: sites go their own way."""
         return not self.transforms or (len(self.transforms) == 1 and type(self.transforms[0]) is WeightDecay)
 
+    def _untouched(self, entries: Sequence[Entry], site: Site, direction: Direction, state: State) -> bool:
+        """Nothing of these entries moves the site, and nothing decays it."""
+        if any(moving(direction, site, entry.terms, state) for entry in entries):
+            return False
+        return not (self.transforms and any(entry.rates[site.group].decay for entry in entries))
+
     def _steps(self, entries: Sequence[Entry], site: Site, direction: Direction, state: State, outer: Drawn) -> None:
-        moves = moves_of(entries, site, direction, bool(self.transforms), outer)
+        moves = moves_of(entries, site, direction, state, bool(self.transforms), outer)
         if moves is None:
             for entry in entries:
                 self._site(entry, site, direction, state)

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from zerothorder.directions import Direction, factors, folded, plain_draws
+from zerothorder.directions import Direction, factors, folded, moving, plain_draws
 from zerothorder.key import Key
 from zerothorder.ledger.entry import Entry
 from zerothorder.space import Site
+from zerothorder.state import State
 
 if TYPE_CHECKING:
     from zerothorder.grids.outer import Outer
@@ -32,13 +33,18 @@ def drawn(entries: Sequence[Entry], sites: Iterable[Site], direction: Direction)
     return found
 
 
-def moves_of(entries: Sequence[Entry], site: Site, direction: Direction, decays: bool, outer: Drawn) -> "Moves | None":
+def moves_of(
+    entries: Sequence[Entry], site: Site, direction: Direction, state: State, decays: bool, outer: Drawn
+) -> "Moves | None":
     """The entries' moves of a site on CPU; None where a draw is neither plain nor factored, or the grid has no pass."""
     if not _fits(site):
         return None
     from zerothorder.grids.steps import Moves
 
-    moves, terms = Moves(), [term for entry in entries for term in entry.terms]
+    moves, own = Moves(), [moving(direction, site, entry.terms, state) for entry in entries]
+    terms = [term for some in own for term in some]
+    if not terms:
+        return None
     if (draws := plain_draws(direction, site, terms)) is not None:
         moves.law = draws[0][0]
         moves.keys, moves.scalars = [seed for _, seed in draws], [scalar for _, scalar in terms]
@@ -50,9 +56,9 @@ def moves_of(entries: Sequence[Entry], site: Site, direction: Direction, decays:
         return None
     width = 1 if moves.factors is None else moves.factors[1].shape[0] // len(terms)
     end = 0
-    for entry in entries:
+    for entry, some in zip(entries, own, strict=True):
         rates = entry.rates[site.group]
-        end += width * len(entry.terms)
+        end += width * len(some)
         moves.ends.append(end)
         moves.rates.append(1.0 if entry.absolute else rates.lr)
         moves.decays.append(rates.decay if decays else 0.0)
