@@ -59,9 +59,9 @@ test-browser: $(TESTS)  ## the pages in headless Chromium (Debian: apt-get insta
 	@command -v "$${CHROMIUM:-chromium}" >/dev/null || { echo "no chromium found: install it, or name it by CHROMIUM=" >&2; exit 1; }
 	$(PYTEST) -m browser -q tests/browser
 
-# The trainers' tests with other versions than .venv's, in an environment of their own: make test-lowest, make newest.
+# The tests of what meets transformers, TRL and peft, with other versions than .venv's, in an environment of their own: make test-lowest, make newest.
 PINNED  := accelerate|datasets|gguf|peft|tokenizers|transformers|trl
-TRAINER := tests/integrations/test_trainers.py tests/integrations/test_rounds.py tests/cli/test_trl.py
+TRAINER := tests/integrations tests/cli/test_trl.py tests/plan/test_plan.py
 define versioned
 	@mkdir -p build/versions
 	@rm -rf build/versions/$(1) && $(PYTHON) -m venv $(VENV_FLAGS) build/versions/$(1)

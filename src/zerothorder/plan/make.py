@@ -23,7 +23,7 @@ from zerothorder.plan.memory import Memory, predict_memory
 from zerothorder.plan.prepared import Moved, prepared
 from zerothorder.plan.scratch import largest_module, one_by_one, scratch_of
 from zerothorder.plan.source import find
-from zerothorder.plan.trace import build, trace, without_data
+from zerothorder.plan.trace import build, trace, with_data, without_data
 from zerothorder.plan.warnings import warnings_of
 from zerothorder.point import Point, Values
 from zerothorder.recipe import Recipe, settings
@@ -90,15 +90,16 @@ def make_plan(config: PlanConfig) -> Plan:
         model = apply_scheme(model, config.scheme, run_key(config.seed))
         freeze(model, config.freeze)
         space = ParameterSpace.of(model, precision=config.precision)
-    state = prepared(recipe, space)
-    rounds, estimate = _step(recipe, 0, config.steps, state)
-    points = [point for some in rounds for point in some]
-    if any(point.want != "value" for point in points):
-        raise UsageError(
-            f"{recipe.name} differentiates, which takes memory that a plan does not price; plan a recipe of values"
-        )
-    together = config.together(max(len(some) for some in rounds))
-    with without_data():
+        # one mode throughout: another one would take these weights for tensors that a forward makes
+        with with_data():
+            state = prepared(recipe, space)
+            rounds, estimate = _step(recipe, 0, config.steps, state)
+        points = [point for some in rounds for point in some]
+        if any(point.want != "value" for point in points):
+            raise UsageError(
+                f"{recipe.name} differentiates, which takes memory that a plan does not price; plan a recipe of values"
+            )
+        together = config.together(max(len(some) for some in rounds))
         work = trace(model, forward_of(model, config, together))
         scratch = scratch_of(model, space, recipe, config, points)
         memory = predict_memory(model, space, recipe, scratch, source, work)

@@ -13,7 +13,7 @@ from weakref import finalize
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
@@ -71,6 +71,10 @@ def without_data() -> Iterator[None]:
         nn.Module.to = to  # type: ignore[method-assign]
 
 
+with_data = unset_fake_temporarily
+"""Inside `without_data`: tensors made inside hold numbers."""
+
+
 def build(auto: Any, config: Any, dtype: torch.dtype, name: str, **options: Any) -> nn.Module:
     """The model of a configuration, inside `without_data`. UsageError where transformers cannot build it."""
     try:
@@ -103,6 +107,8 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if function is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool:
+            return True  # transformers below 5 ask whether a mask is all ones; a plan's rows have no padding
         found = function(*args, **kwargs)
         leaves, structure = tree_flatten((args, kwargs))
         shaped = tuple(_shaped(leaf) for leaf in leaves)

@@ -27,8 +27,8 @@ class Hybrid(ZOSGD):
     blocks apart from that of the first. 2n forwards and a gradient, which counts 3. `level` as for `block-wise`; the
     output head comes last, unless it is tied to the embedding, which comes first.
 
-    The ledger holds a hash of the gradients: a run is repeated with its data, not replayed, and one that was killed since
-    its last snapshot begins anew.
+    The ledger holds a hash of the gradients: a run is repeated with its data, not replayed, and one that was killed
+    after its last snapshot begins anew.
 
     When not to use it: where run records should be small, or the objective has no derivative.
     """
