@@ -165,7 +165,9 @@ def test_the_page_has_means_curves_and_samples_and_says_what_is_missing(path: Pa
 
 
 def test_stages_of_a_curve_follow_each_other() -> None:
-    stage = {"log": [{"zo/tokens": 10, "zo/seconds": 1.0, "reward": 0.5, "completions/mean_length": 3.0}, {"epoch": 1}]}
+    stage = {
+        "log": [{"zo/tokens": 10, "zo/cpu_seconds": 1.0, "reward": 0.5, "completions/mean_length": 3.0}, {"epoch": 1}]
+    }
     found = curve([stage, stage])
     assert [(row["tokens"], row["seconds"]) for row in found] == [(10.0, 1.0), (20.0, 2.0)]
     assert found[0]["length"] == 3.0

@@ -23,7 +23,10 @@ def write_page(suite: Suite, found: Results, folder: Path) -> Path:
         if not own:
             continue
         parts += [f"## {task}\n", _table(own)]
-        for along, unit in (("tokens", "thousand tokens through the model"), ("seconds", "seconds of training")):
+        for along, unit in (
+            ("tokens", "thousand tokens through the model"),
+            ("seconds", "seconds of training, one thread"),
+        ):
             picture = folder / f"{task}-{along}.svg"
             about = f"{task}: reward of what training says, against {unit}; mean of the seeds, over 8 updates"
             picture.write_text(_picture(own, along, unit))

@@ -149,7 +149,8 @@ def method(given: Mapping[str, Any]) -> Method:
 
 
 def curve(stages: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """A row an update, stages one after the other: tokens, seconds, and what the trainer said of its completions."""
+    """A row an update, stages one after the other: tokens, seconds of the processor (its one thread is not stretched by
+    what else the machine does), and what the trainer said of its completions."""
     found: list[dict[str, float]] = []
     tokens = seconds = 0.0
     names = {"reward": "reward", "kl": "kl", "completions/mean_length": "length", "loss": "loss"}
@@ -158,7 +159,7 @@ def curve(stages: list[dict[str, Any]]) -> list[dict[str, float]]:
             if "zo/tokens" not in row:
                 continue
             own = {ours: row[theirs] for theirs, ours in names.items() if theirs in row}
-            found.append({"tokens": tokens + row["zo/tokens"], "seconds": seconds + row["zo/seconds"], **own})
+            found.append({"tokens": tokens + row["zo/tokens"], "seconds": seconds + row["zo/cpu_seconds"], **own})
         if found:
             tokens, seconds = found[-1]["tokens"], found[-1]["seconds"]
     return found

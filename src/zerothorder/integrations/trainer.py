@@ -51,8 +51,8 @@ class TrainerMixin:
 
     Logged as ever, at the perturbed weights: the trainer's metrics. `grad_norm` is that of the estimate, |ρ|·√n for n
     weights, or of the gradient (`sgd`, `adamw`: the trainer as ever, for comparison). Added: zo/projected_gradient,
-    zo/forwards and zo/tokens (rows and tokens through the model since the run began), zo/seconds (since train() was
-    called), zo/skipped.
+    zo/forwards and zo/tokens (rows and tokens through the model since the run began), zo/seconds and zo/cpu_seconds
+    (since train() was called; the second of the processor, which a busy machine does not stretch), zo/skipped.
 
     UsageError where the trainer's arguments or loss cannot be meant (see `trainer_arguments`).
     """
@@ -70,7 +70,7 @@ class TrainerMixin:
         self._zo_recipe, self._zo_begin = recipe, begin
         self._zo_training = False
         self._zo_resumed: int | None = None
-        self._zo_began = 0.0
+        self._zo_began = self._zo_worked = 0.0
         super().__init__(*args, **kwargs)
         settle(self)
 
@@ -80,7 +80,7 @@ class TrainerMixin:
         folder = _checkpoint(resume_from_checkpoint, self.args.output_dir)
         self._zo_resumed = None if folder is None else _step_of(folder)
         self.create_optimizer()
-        self._zo_began = time.perf_counter()
+        self._zo_began, self._zo_worked = time.perf_counter(), time.process_time()
         ledger = self._zo_optimizer.run.ledger
         try:
             result = super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
@@ -126,6 +126,7 @@ class TrainerMixin:
                 "zo/forwards": run.around.meter.examples,
                 "zo/tokens": run.around.meter.tokens,
                 "zo/seconds": round(time.perf_counter() - self._zo_began, 3),
+                "zo/cpu_seconds": round(time.process_time() - self._zo_worked, 3),
                 "zo/skipped": sum(entry.skipped for entry in run.ledger.past),
             }
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
