@@ -10,27 +10,24 @@ from torch import nn
 
 from zerothorder import catalogue, random
 from zerothorder.errors import UsageError
-from zerothorder.estimate import Estimate, Step
 from zerothorder.execution.together import ROWS
-from zerothorder.integrations.peft import apply_scheme
 from zerothorder.key import Key, run_key
 from zerothorder.ledger.entry import CHAIN, PREFIX, Codec, Entry
 from zerothorder.ledger.header import Header, site_table
 from zerothorder.objectives.sequences import answer_nll, choice_logits
+from zerothorder.plan.bare import bare
 from zerothorder.plan.clock import Clock, Exchanged, calibrate
 from zerothorder.plan.config import PlanConfig
 from zerothorder.plan.memory import Memory, predict_memory
-from zerothorder.plan.prepared import Moved, prepared
+from zerothorder.plan.prepared import Moved, prepared, step_of
 from zerothorder.plan.scratch import largest_module, one_by_one, scratch_of
 from zerothorder.plan.source import find
-from zerothorder.plan.trace import build, trace, with_data, without_data
+from zerothorder.plan.trace import trace, with_data, without_data
 from zerothorder.plan.warnings import warnings_of
-from zerothorder.point import Point, Values
+from zerothorder.point import Estimate
 from zerothorder.recipe import Recipe, settings
 from zerothorder.run import GROUPS
 from zerothorder.space import ParameterSpace
-from zerothorder.state import State
-from zerothorder.task import freeze
 
 
 @dataclass(frozen=True)
@@ -83,17 +80,12 @@ def make_plan(config: PlanConfig) -> Plan:
         torch.set_num_threads(config.threads)
     recipe = catalogue.build(config.recipe, config.scheme, **config.recipe_settings())
     source = find(config.model, config.head, config.trust_remote_code)
-    dtype = getattr(torch, config.dtype)
-    options = {} if config.attention is None else {"attn_implementation": config.attention}
     with without_data():
-        model = build(source.auto, source.config, dtype, config.model, **options)
-        model = apply_scheme(model, config.scheme, run_key(config.seed))
-        freeze(model, config.freeze)
-        space = ParameterSpace.of(model, precision=config.precision)
+        model, space = bare(config, source)
         # one mode throughout: another one would take these weights for tensors that a forward makes
         with with_data():
             state = prepared(recipe, space)
-            rounds, estimate = _step(recipe, 0, config.steps, state)
+            rounds, estimate = step_of(recipe, config.steps, state)
         points = [point for some in rounds for point in some]
         if any(point.want != "value" for point in points):
             raise UsageError(
@@ -151,19 +143,6 @@ def forward_of(model: nn.Module, config: PlanConfig, together: int = 1) -> Calla
     cut = config.tokens - config.answer_tokens
     pairs = [row for row in rows for _ in range(config.choices)]
     return lambda: answer_nll(model, [row[:cut] for row in pairs], [row[cut:] for row in pairs], 0)
-
-
-def _step(recipe: Recipe, index: int, steps: int, state: State) -> tuple[list[list[Point]], Estimate]:
-    """The points of a step, round after round, and its estimate, if all values are the same."""
-    generator = recipe.estimator()(Step(index, recipe.rates(index, steps), (), state, steps))
-    rounds, answer = list[list[Point]](), None
-    while True:
-        try:
-            points = next(generator) if answer is None else generator.send(answer)
-        except StopIteration as stop:
-            return rounds, stop.value
-        rounds.append(points)
-        answer = [Values(torch.ones(1), torch.ones(1), {}, slope=torch.ones(1)) for _ in points]
 
 
 def _ledger(recipe: Recipe, space: ParameterSpace, steps: int, estimate: Estimate) -> tuple[int, int, int]:

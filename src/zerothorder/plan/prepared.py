@@ -1,14 +1,16 @@
-"""What a recipe sets up before its first step, and which weights its points move."""
+"""What a recipe sets up before its first step, which points a step asks for, and which weights they move."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from zerothorder.directions import Direction, moving
+from zerothorder.estimate import Step
 from zerothorder.key import Key
-from zerothorder.point import Point
+from zerothorder.point import Estimate, Point, Values
 from zerothorder.recipe import Recipe
 from zerothorder.space import ParameterSpace
 from zerothorder.state import State
@@ -32,6 +34,19 @@ def prepared(recipe: Recipe, space: ParameterSpace) -> State:
     if setup is not None:
         setup(_Attaching(space, state))
     return state
+
+
+def step_of(recipe: Recipe, steps: int, state: State) -> tuple[list[list[Point]], Estimate]:
+    """The points of a first step, round after round, and its estimate, if all values are the same."""
+    generator = recipe.estimator()(Step(0, recipe.rates(0, steps), (), state, steps))
+    rounds, answer = list[list[Point]](), None
+    while True:
+        try:
+            points = next(generator) if answer is None else generator.send(answer)
+        except StopIteration as stop:
+            return rounds, stop.value
+        rounds.append(points)
+        answer = [Values(torch.ones(1), torch.ones(1), {}, slope=torch.ones(1)) for _ in points]
 
 
 @dataclass(frozen=True)
