@@ -26,16 +26,17 @@ def evaluate(
     """Measures of the model on `rows` examples of a split (0: all).
 
     Classification: accuracy (best candidate), loss (cross-entropy), and for two classes AUC of the score
-    difference; with `calibrate` also calibrated_accuracy, whose threshold is the median score of that many
-    unlabelled training examples. Other objectives: their own mean. `rows` is the number of examples measured. A model
-    whose scores are not numbers gets NaN for all.
+    difference; with `calibrate` also calibrated_accuracy, where candidates are the same for all rows: each one's score
+    less its median (`offsets`) over that many unlabelled training examples. Other objectives: their own mean. `rows` is
+    the number of examples measured. A model whose scores are not numbers gets NaN for all.
     """
     examples = task.splits[split]
     examples = examples[:rows] if rows else examples
     if kind != "classification" and not (kind == "metric" and examples[0].answers and len(examples[0].answers) > 1):
         value = mean_value(task, examples, batch_size, progress)
         return {"rows": len(examples), **({"loss": value} if kind == "lm" else {"f1": -value})}
-    unlabelled = task.splits["train"][:calibrate] if calibrate and len(examples[0].answers) == 2 else ()
+    shared = all(e.answers is examples[0].answers or e.answers == examples[0].answers for e in examples)
+    unlabelled = task.splits["train"][:calibrate] if calibrate and shared else ()
     total = len(examples) + len(unlabelled)
     scores = all_scores(task, examples, batch_size, lambda done, _: progress(done, total))
     labels = torch.tensor([e.label for e in examples])
@@ -45,15 +46,22 @@ def evaluate(
         "accuracy": float("nan") if scores.isnan().any() else float(right.mean()),
         "loss": float(torch.nn.functional.cross_entropy(scores.double(), labels)),
     }
-    if scores.shape[1] == 2:
-        margin = scores[:, 1] - scores[:, 0]
-        found["auc"] = auc(margin, labels)
-        if unlabelled:
-            others = all_scores(task, unlabelled, batch_size, lambda done, _: progress(len(examples) + done, total))
-            threshold = (others[:, 1] - others[:, 0]).median()
-            calibrated = ((margin > threshold).long() == labels).double()
-            found["calibrated_accuracy"] = float("nan") if margin.isnan().any() else float(calibrated.mean())
+    if shared and scores.shape[1] == 2:
+        found["auc"] = auc(scores[:, 1] - scores[:, 0], labels)
+    if unlabelled:
+        others = all_scores(task, unlabelled, batch_size, lambda done, _: progress(len(examples) + done, total))
+        calibrated = ((scores.double() - offsets(others)).argmax(1) == labels).double()
+        found["calibrated_accuracy"] = float("nan") if scores.isnan().any() else float(calibrated.mean())
     return found
+
+
+def offsets(scores: Tensor) -> Tensor:
+    """What each candidate's score is usually above the mean of its row: medians over rows, float64 (candidates,).
+
+    With two candidates, to take them off is to compare the score difference with its median.
+    """
+    scores = scores.double()
+    return (scores - scores.mean(1, keepdim=True)).median(0).values
 
 
 def auc(scores: Tensor, labels: Tensor) -> float:

@@ -40,7 +40,8 @@ _CHECKED, _CHECKED_FROM = 4, 256
 class Training:
     """A run in its folder. `go()` trains to the last step and returns the final measures.
 
-    `complete` says that a config to resume was made from the saved one, so that every field of it is meant.
+    `complete` says that a config to resume was made from the saved one, so that every field of it is meant; without
+    `tests` rows of test are never looked at, as a search of rates should not; without `page` there is no report.html.
     `measures` holds what was measured so far: split name ("zero-shot", "dev", "test") → name → value; `profile` the
     row of where the time of the steps went, once they are done or were stopped, if the config asks for it.
     """
@@ -48,6 +49,8 @@ class Training:
     config: TrainConfig
     report: Reporter
     complete: bool = False
+    tests: bool = True
+    page: bool = True
     task: Task = field(init=False)
     run: Run = field(init=False)
     measures: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]], init=False)
@@ -137,7 +140,8 @@ class Training:
         """The loop and what follows; whatever ends it, the folder is left in order."""
         config, run = self.config, self.run
         try:
-            self._evaluate("zero-shot", "test", config.test_rows, CALIBRATION_ROWS, only_at=0)
+            if self.tests:
+                self._evaluate("zero-shot", "test", config.test_rows, CALIBRATION_ROWS, only_at=0)
             self._loop(examples, stream)
             return self._finish()
         except KeyboardInterrupt:
@@ -154,7 +158,8 @@ class Training:
                 self._journal.close()
                 for tracker in self._trackers:
                     tracker.close()
-            self._leave_report()
+            if self.page:
+                self._leave_report()
 
     def _loop(self, examples: Any, stream: BatchStream) -> None:
         """Step by step to the last; however it ends, a profile tells of the steps that were taken."""
@@ -177,7 +182,7 @@ class Training:
                     self._evaluate("dev", "dev", config.eval_rows)
             if at >= config.steps:
                 return
-            began = time.monotonic()
+            began, worked = time.monotonic(), time.process_time()
             with phase("data"):
                 batch = [examples[i] for i in stream.indices(at)]
             entry = run.step(batch)
@@ -190,6 +195,7 @@ class Training:
                         "forwards": meter.examples,
                         "tokens": meter.tokens,
                         "seconds": time.monotonic() - began,
+                        "cpu_seconds": time.process_time() - worked,
                         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
                     }
                 )
@@ -202,7 +208,7 @@ class Training:
     def _finish(self) -> dict[str, float]:
         config, run = self.config, self.run
         dev = self._evaluate("dev", "dev", config.eval_rows)
-        final = self._evaluate("test", "test", config.test_rows, CALIBRATION_ROWS)
+        final = self._evaluate("test", "test", config.test_rows, CALIBRATION_ROWS) if self.tests else dev
         if skipped := sum(entry.skipped for entry in run.ledger.past):
             left = "; the model is as it was" if skipped == run.index else ""
             self.report.note(f"{skipped} of {run.index} steps were skipped, for their loss was not a number{left}")

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from zerothorder.bench import suite as suite_module
-from zerothorder.bench.page import mean, write_page
+from zerothorder.bench.predict import predicted
 from zerothorder.bench.preference import Preference, curve, method
+from zerothorder.bench.preference_page import write_page
 from zerothorder.bench.results import RESULT, read_result, results, write_result
-from zerothorder.bench.runner import predicted, run_suite
+from zerothorder.bench.runner import run_suite
+from zerothorder.bench.statistics import mean
 from zerothorder.bench.suite import chosen, read_suite
 from zerothorder.cli.main import main
 from zerothorder.errors import UsageError

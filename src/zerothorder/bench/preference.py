@@ -3,10 +3,10 @@
 import json
 import resource
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from zerothorder.data import read_rows
 from zerothorder.data.quiet import need
@@ -30,6 +30,8 @@ class Preference:
     `fits` steps to the references against those of the next prompt; then the truth that is looked at, and that judges
     between rounds, is `truth`. Of DPO these pairs are the data, and a step has as many rows as RLOO's has completions.
     """
+
+    page: ClassVar[str] = "zerothorder.bench.preference_page"
 
     data: str
     prompt: str
@@ -60,13 +62,13 @@ class Preference:
         for name in ("first", "then", "fit"):
             method(getattr(self, name))  # an unknown recipe or setting is said before the first cell runs
 
-    def run(self, folder: Path, seed: int) -> dict[str, Any]:
+    def run(self, folder: Path, seed: int, before: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
         """Train and look; the curve is of training's own completions, by tokens through the model and by seconds."""
         kind = self.kind(seed)
         model, tokenizer = kind.load(self.model)
         train, test = self.rows(tokenizer, "train", self.train_rows), self.rows(tokenizer, "dev", self.test_rows)
         truth = reward_of(self.truth if self.reward == FITTED else self.reward)
-        before = look(model, tokenizer, test, truth, self.tokens)
+        start = look(model, tokenizer, test, truth, self.tokens)
         del model
         stages = self._dpo(folder / "run", kind, train) if self.objective == "dpo" else None
         if stages is None:
@@ -78,7 +80,7 @@ class Preference:
         for stage, _ in stages:
             shutil.copy(stage / "ledger.zo", kept / f"{stage.name}.zo")
         return {
-            "before": before.to_dict(),
+            "before": start.to_dict(),
             "after": after.to_dict(),
             "curve": curve([told_of for _, told_of in stages]),
             "tokens": sum(told_of["tokens"] for _, told_of in stages),

@@ -1,40 +1,44 @@
 """Cells as processes of one thread each, several at once; what is done is skipped, what was stopped goes on."""
 
+import multiprocessing
 import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from zerothorder.bench.results import RESULT, read_result, results
+from zerothorder.bench.results import RESULT, commit, read_result, results
 from zerothorder.bench.suite import Cell, Suite
+from zerothorder.bench.worker import LOG, run_cell
 from zerothorder.errors import UsageError
 
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
-_ASKED_EVERY = 0.2
-LOG = "log.txt"
+_CALM = {"TOKENIZERS_PARALLELISM": "false"}
+_ASKED_EVERY = 0.1
 
 
-def predicted(suite: Suite, folder: Path, waiting: list[Cell], processes: int) -> float | None:
-    """Seconds that the waiting cells will take, by those of their method and task that are done; None without any."""
-    done = results(suite, folder)
-    if not done:
-        return None
-    cells = {cell.name: cell for cell in suite.cells}
-    known = [(cells[name], result["seconds"]) for name, result in done.items()]
-
-    def guess(cell: Cell) -> float:
-        for near in (
-            [s for c, s in known if (c.task, c.method) == (cell.task, cell.method)],
-            [s for c, s in known if c.method == cell.method],
-            [s for _, s in known],
-        ):
-            if near:
-                return sum(near) / len(near)
-        return 0.0
-
-    return sum(map(guess, waiting)) / min(processes, max(1, len(waiting)))
+def check_suite(suite: Suite, folder: Path, any_commit: bool = False) -> list[Cell]:
+    """The cells that are to be run. UsageError, before anything runs, for results of other settings, for results of
+    another commit unless `any_commit`, and for a cell that cannot be run."""
+    found, now = results(suite, folder), commit()
+    others = {str(result["commit"]) for result in found.values()} - {now}
+    waiting = [cell for cell in suite.cells if cell.name not in found]
+    if waiting and others and not any_commit:
+        raise UsageError(
+            f"{len(found)} results in {folder} were made by the code of {', '.join(sorted(others))}, this is {now}; go "
+            "on with that code, give another output folder, or mix them with --any-commit (the page will say so)"
+        )
+    for cell in waiting:
+        check: Callable[[], None] = getattr(cell.made(), "check", lambda: None)
+        try:
+            check()
+        except UsageError as error:
+            raise UsageError(f"{cell.name} of {suite.path}: {error}") from error
+    return waiting
 
 
 def run_suite(
@@ -42,40 +46,73 @@ def run_suite(
     folder: Path,
     processes: int = 2,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    any_commit: bool = False,
 ) -> list[str]:
-    """Run what is not done; names of cells that failed, whose folder holds `log.txt`. On Ctrl-C the running ones are
-    ended; what they had done is gone on with next time. UsageError for results of other settings, before anything."""
+    """Run what is not done; names of cells that failed, whose folder holds `log.txt`, and of those that waited for
+    them. On Ctrl-C the running ones are ended; what they had done is gone on with next time. UsageError as
+    `check_suite`."""
     if processes < 1:
         raise UsageError(f"processes is {processes}; at least one is needed")
-    waiting = [cell for cell in suite.cells if read_result(folder, cell) is None]
+    waiting = check_suite(suite, folder, any_commit)
     total, failed = len(suite.cells), list[str]()
-    running: dict[str, subprocess.Popen[bytes]] = {}
-    done = total - len(waiting)
-    try:
-        while waiting or running:
-            while waiting and len(running) < processes:
-                cell = waiting.pop(0)
-                running[cell.name] = _started(suite, folder, cell)
-            progress(", ".join(running), done, total)
-            time.sleep(_ASKED_EVERY)
-            for name, process in list(running.items()):
-                if process.poll() is not None:
-                    del running[name]
-                    done += 1
-                    if process.returncode or not (folder / name / RESULT).exists():
-                        failed.append(name)
-        progress("", done, total)
-    finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.wait()
+    missing = {cell.name for cell in waiting}
+    running: dict[str, BaseProcess] = {}
+    with _server() as context:
+        try:
+            while waiting or running:
+                for cell in _ready(waiting, missing, len(running) < processes, failed):
+                    waiting.remove(cell)
+                    asked = (suite.path.absolute(), cell.name, folder.absolute(), dict(os.environ))
+                    running[cell.name] = context.Process(target=run_cell, args=asked)
+                    running[cell.name].start()
+                    if len(running) == processes:
+                        break
+                progress(", ".join(running), total - len(missing) - len(failed), total)
+                time.sleep(_ASKED_EVERY)
+                for name, process in list(running.items()):
+                    if process.exitcode is not None:
+                        del running[name]
+                        if process.exitcode or not (folder / name / RESULT).exists():
+                            failed.append(name)
+                        else:
+                            missing.remove(name)
+            progress("", total - len(missing), total)
+        finally:
+            for process in running.values():
+                process.terminate()
+            for process in running.values():
+                process.join()
     return failed
 
 
-def _started(suite: Suite, folder: Path, cell: Cell) -> "subprocess.Popen[bytes]":
-    own = folder / cell.name
-    own.mkdir(parents=True, exist_ok=True)
-    words = [sys.executable, "-m", "zerothorder.bench.worker", str(suite.path), cell.name, str(folder)]
-    with open(own / LOG, "ab") as log:
-        return subprocess.Popen(words, env=os.environ | _ONE_THREAD, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+def _ready(waiting: list[Cell], missing: set[str], room: bool, failed: list[str]) -> list[Cell]:
+    """Those whose turn it is, if there is room; one that waits for a failed cell fails with it."""
+    for cell in list(waiting):
+        if any(name in failed for name in cell.after):
+            waiting.remove(cell)
+            failed.append(cell.name)
+    return [cell for cell in waiting if missing.isdisjoint(cell.after)] if room else []
+
+
+@contextmanager
+def _server() -> Generator[Any]:
+    """Where processes are forked from: a server of one thread that has imported torch; a fresh process each where the
+    system has no fork."""
+    way = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context: Any = multiprocessing.get_context(way)
+    asked = _ONE_THREAD | _CALM
+    before = {name: os.environ.get(name) for name in asked}
+    os.environ.update(asked)
+    try:
+        if way == "forkserver":
+            context.set_forkserver_preload(["zerothorder.bench.warm"])
+        yield context
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+__all__ = ["LOG", "check_suite", "read_result", "run_suite"]

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import importlib
+import itertools
 import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,24 +13,36 @@ from typing import Any
 
 from zerothorder.errors import UsageError, nearest
 
-KINDS = {"preference": "zerothorder.bench.preference:Preference"}
-"""What a cell of a suite does: a frozen dataclass whose fields are its settings, with `run(folder, seed, say)`."""
+QUICK = Path(__file__).parent / "quick.toml"
+"""The suite of `zo bench --quick`."""
+JOINT = "+"
+"""Between a method's name and the values of its axes."""
+KINDS = {
+    "preference": "zerothorder.bench.preference:Preference",
+    "score": "zerothorder.bench.score:Score",
+}
+"""What a cell of a suite does: a frozen dataclass whose fields are its settings, with `run(folder, seed, before)` and
+the `page` of its results. It may have: `axes`, settings of which a list makes a method of each; `arranged(cells)`,
+which puts cells before others; `check()`, what can be wrong before any runs; `seconds()`, how long it takes."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a suite. `settings` are those of its kind, whole."""
+    """One run of a suite. `settings` are those of its kind, whole. It runs when those of `after` are done, whose
+    results it is given; a `stage` is such a cell's name in place of its seed's."""
 
     kind: str
     task: str
     method: str
     seed: int
     settings: Mapping[str, Any]
+    stage: str = ""
+    after: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """Its folder below the suite's output."""
-        return f"{self.task}/{self.method}/seed-{self.seed}"
+        return f"{self.task}/{self.method}/{self.stage or f'seed-{self.seed}'}"
 
     @property
     def digest(self) -> str:
@@ -54,7 +67,7 @@ class Suite:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(cell.task for cell in self.cells))
+        return tuple(dict.fromkeys(cell.task for cell in self.cells if not cell.stage))
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -69,14 +82,27 @@ class Suite:
 
 
 def chosen(suite: Suite, only: Sequence[str]) -> Suite:
-    """The cells whose task or method is named; all for no name. UsageError for one that is neither."""
-    known = [*suite.tasks, *suite.methods]
+    """The cells whose task or method is named, and those they wait for; all for no name. A method of an axis is named
+    by any part of its name. UsageError for a name that is neither."""
+    parts = dict.fromkeys(part for method in suite.methods for part in (method, *method.split(JOINT)))
+    known = [*suite.tasks, *parts]
     for name in only:
         if name not in known:
             raise UsageError(f"{suite.path} has no task or method {name!r}{nearest(name, known)}")
-    tasks, methods = ([name for name in only if name in own] for own in (suite.tasks, suite.methods))
-    cells = [c for c in suite.cells if (not tasks or c.task in tasks) and (not methods or c.method in methods)]
-    return dataclasses.replace(suite, cells=tuple(cells))
+    tasks, methods = ([name for name in only if name in own] for own in (suite.tasks, parts))
+
+    def meant(cell: Cell) -> bool:
+        own = (cell.method, *cell.method.split(JOINT))
+        return (not tasks or cell.task in tasks) and (not methods or any(name in own for name in methods))
+
+    taken = {cell.name for cell in suite.cells if not cell.stage and meant(cell)}
+    taken |= {name for cell in suite.cells if cell.name in taken for name in cell.after}
+    return dataclasses.replace(suite, cells=tuple(cell for cell in suite.cells if cell.name in taken))
+
+
+def page_of(suite: Suite) -> Any:
+    """The module that writes the suite's page: `write_page` and `summary`."""
+    return importlib.import_module(kind_of(suite.kind).page)
 
 
 def kind_of(name: str) -> Any:
@@ -97,7 +123,8 @@ def read_suite(path: Path) -> Suite:
         [tasks.NAME]               # of a task, before
         [methods.NAME]             # those of a method; `only = ["TASK"]` keeps it to some tasks
 
-    UsageError names an unknown setting, task or kind, with the nearest name.
+    A list for one of the kind's axes makes a method of each of its values, NAME+VALUE. UsageError names an unknown
+    setting, task or kind, with the nearest name.
     """
     try:
         raw = tomllib.loads(path.read_text())
@@ -114,7 +141,8 @@ def read_suite(path: Path) -> Suite:
         raise UsageError(f"seeds of {path} is {seeds!r}; it is a list of whole numbers")
     # every method once before any a second time: a suite that is stopped has something to compare
     cells = sorted(_cells(path, raw, seeds), key=lambda cell: seeds.index(cell.seed))
-    return Suite(path.stem, raw["kind"], raw.get("about", ""), path, tuple(cells))
+    arranged = getattr(kind_of(raw["kind"]), "arranged", None)
+    return Suite(path.stem, raw["kind"], raw.get("about", ""), path, tuple(arranged(cells) if arranged else cells))
 
 
 def _cells(path: Path, raw: Mapping[str, Any], seeds: list[int]) -> Iterator[Cell]:
@@ -137,9 +165,17 @@ def _cells(path: Path, raw: Mapping[str, Any], seeds: list[int]) -> Iterator[Cel
                 continue
             given = {**raw.get("defaults", {}), **settings, **own}
             given.pop("only", None)
-            try:
-                made = kind(**given)
-            except TypeError as error:
-                raise UsageError(f"{task}/{method} of {path} lacks a setting: {error}") from error
-            for seed in seeds:
-                yield Cell(raw["kind"], task, method, seed, dataclasses.asdict(made))
+            for name, values in _spread(method, given, getattr(kind, "axes", ())):
+                try:
+                    made = kind(**values)
+                except TypeError as error:
+                    raise UsageError(f"{task}/{name} of {path} lacks a setting: {error}") from error
+                for seed in seeds:
+                    yield Cell(raw["kind"], task, name, seed, dataclasses.asdict(made))
+
+
+def _spread(method: str, given: Mapping[str, Any], axes: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A method and its settings for each combination of the axes that have a list."""
+    several = [axis for axis in axes if isinstance(given.get(axis), list)]
+    for values in itertools.product(*(given[axis] for axis in several)):
+        yield JOINT.join((method, *map(str, values))), {**given, **dict(zip(several, values, strict=True))}

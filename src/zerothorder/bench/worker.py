@@ -1,24 +1,42 @@
-"""The process of one cell: `python -m zerothorder.bench.worker SUITE CELL FOLDER`."""
+"""The process of one cell: forked from a server that has imported what all cells need."""
 
+import os
 import sys
 import time
+import traceback
+from collections.abc import Mapping
 from pathlib import Path
 
-from zerothorder.bench.results import write_result
+from zerothorder.bench.results import read_result, write_result
 from zerothorder.bench.suite import read_suite
+from zerothorder.errors import UsageError
+
+LOG = "log.txt"
 
 
-def main(suite: str, name: str, folder: str) -> int:
-    """Run the cell and write its result."""
+def run_cell(suite: Path, name: str, folder: Path, surroundings: Mapping[str, str]) -> None:
+    """Run the cell and write its result; what it prints goes to its log. Leaves with 1 for an error. `surroundings` are
+    the environment variables of who asked: the server may have been there before they were set."""
     import torch
 
+    os.environ.update(surroundings)
+    cell = read_suite(suite).cell(name)
+    own = folder / cell.name
+    own.mkdir(parents=True, exist_ok=True)
+    log = os.open(own / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(log, stream.fileno())
     torch.set_num_threads(1)
-    cell = read_suite(Path(suite)).cell(name)
-    began = time.perf_counter()
-    found = cell.made().run(Path(folder) / cell.name, cell.seed)
-    write_result(Path(folder), cell, {"seconds": round(time.perf_counter() - began, 1), **found})
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    try:
+        before = [read_result(folder, read_suite(suite).cell(other)) for other in cell.after]
+        began = time.perf_counter()
+        found = cell.made().run(own, cell.seed, [result for result in before if result is not None])
+        write_result(folder, cell, {"seconds": round(time.perf_counter() - began, 1), **found})
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except UsageError as error:
+        sys.exit(f"error: {error}")
+    except Exception:  # noqa: BLE001 - the log is where it is read
+        traceback.print_exc()
+        sys.exit(1)

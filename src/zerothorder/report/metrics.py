@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 ZERO_SHOT = "zero-shot"
 _TOTALS = ("forwards", "tokens")
 _MOVEMENT = ("moved", "changed")
-_NOT_A_METRIC = {"kind", "step", "split", "seconds", "examples", "rows", "memory", *_TOTALS, *_MOVEMENT}
+_NOT_A_METRIC = {"kind", "step", "split", "seconds", "cpu_seconds", "examples", "rows", "memory", *_TOTALS, *_MOVEMENT}
 _LOWER_IS_BETTER = ("loss", "perplexity", "nll", "error", "brier")
 
 

@@ -128,7 +128,7 @@ class Canvas:
 @contextmanager
 def canvas(last_step: float, unit: str = "") -> "Iterator[Canvas]":
     """Axes from step 0 to the run's last, values with their unit; the picture stands in `.svg` afterwards."""
-    with _sheet(HEIGHT) as drawing:
+    with sheet(HEIGHT) as drawing:
         figure, axes = drawing.figure, drawing.axes
         figure.subplots_adjust(left=LEFT / WIDTH, right=1 - RIGHT / WIDTH, bottom=BOTTOM / HEIGHT, top=1 - TOP / HEIGHT)
         drawing.last_step = max(last_step, 1.0)
@@ -147,7 +147,7 @@ def bars(rows: Sequence[tuple[str, float, str, str]], *, names: float = NAMES, l
     `names`: room for the names, in inches. `level`: a length to compare with, as a line through all bars.
     """
     height = TOP + BAR * len(rows) + TOP
-    with _sheet(height) as drawing:
+    with sheet(height) as drawing:
         axes, places = drawing.axes, range(len(rows))
         drawing.figure.subplots_adjust(
             left=names / WIDTH, right=1 - RIGHT / WIDTH, bottom=TOP / height, top=1 - TOP / height
@@ -168,7 +168,7 @@ def bars(rows: Sequence[tuple[str, float, str, str]], *, names: float = NAMES, l
 
 
 @contextmanager
-def _sheet(height: float) -> "Iterator[Canvas]":
+def sheet(height: float) -> "Iterator[Canvas]":
     """Empty axes in the page's style; drawn when the block ends."""
     try:
         import matplotlib as mpl

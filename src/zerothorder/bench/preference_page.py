@@ -5,21 +5,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zerothorder.bench.suite import Cell, Suite
+from zerothorder.bench.statistics import mean
+from zerothorder.bench.suite import Suite
+from zerothorder.bench.tables import Results, done, markdown, state
 from zerothorder.report.standalone import lines
 from zerothorder.report.svg import SERIES
 from zerothorder.report.text import duration
 
-Results = Mapping[str, Mapping[str, Any]]
 _SHOWN = 3
 """Texts of a task that the page shows, of the first seed."""
 
 
 def write_page(suite: Suite, found: Results, folder: Path) -> Path:
     """FOLDER/README.md and its pictures."""
-    parts = [f"# {suite.name}\n", suite.about.strip() + "\n", _state(suite, found)]
+    parts = [f"# {suite.name}\n", suite.about.strip() + "\n", state(suite, found)]
     for task in suite.tasks:
-        own = {m: done for m in suite.methods if (done := _done(suite, found, task, m))}
+        own = {m: runs for m in suite.methods if (runs := done(suite, found, task, m))}
         if not own:
             continue
         parts += [f"## {task}\n", _table(own)]
@@ -37,46 +38,39 @@ def write_page(suite: Suite, found: Results, folder: Path) -> Path:
     return page
 
 
-def _done(suite: Suite, found: Results, task: str, method: str) -> list[Mapping[str, Any]]:
-    cells = [cell for cell in suite.cells if (cell.task, cell.method) == (task, method)]
-    return [found[cell.name] for cell in cells if cell.name in found]
-
-
-def _state(suite: Suite, found: Results) -> str:
-    missing: list[Cell] = [cell for cell in suite.cells if cell.name not in found]
-    commits = sorted({str(result["commit"]) for result in found.values()})
-    text = f"{len(found)} of {len(suite.cells)} runs, measured at {', '.join(commits) or 'no commit'}."
-    return text + (f" Not run: {', '.join(cell.name for cell in missing)}.\n" if missing else "\n")
-
-
-def mean(values: Sequence[float], digits: int = 3) -> str:
-    """The mean and its standard error over seeds."""
-    text = f"{statistics.fmean(values):.{digits}f}"
-    return text if len(values) < 2 else f"{text} ± {statistics.stdev(values) / len(values) ** 0.5:.{digits}f}"
+def summary(suite: Suite, found: Results) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Head and rows of what the command prints."""
+    rows = [
+        (task, method, str(len(own)), mean([r["after"]["reward"] - r["before"]["reward"] for r in own]))
+        for task in suite.tasks
+        for method in suite.methods
+        if (own := done(suite, found, task, method))
+    ]
+    return ("task", "method", "seeds", "gain in reward"), rows
 
 
 def _table(own: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     head = ("method", "seeds", "reward before", "after", "gain", "KL", "length", "tokens", "time", "peak memory")
-    rows = [head, ("---",) * len(head)]
-    for method, done in own.items():
-        gains = [r["after"]["reward"] - r["before"]["reward"] for r in done]
+    rows: list[tuple[str, ...]] = []
+    for method, runs in own.items():
+        gains = [r["after"]["reward"] - r["before"]["reward"] for r in runs]
         rows.append(
             (
-                method, str(len(done)), mean([r["before"]["reward"] for r in done]),
-                mean([r["after"]["reward"] for r in done]), f"**{mean(gains)}**",
-                mean([r["after"]["kl"] for r in done], 2), mean([r["after"]["length"] for r in done], 1),
-                f"{statistics.fmean(r['tokens'] for r in done) / 1e3:.0f} k",
-                duration(statistics.fmean(r["curve"][-1]["seconds"] for r in done)),
-                f"{statistics.fmean(r['peak_memory'] for r in done) / 2**20:.0f} MiB",
+                method, str(len(runs)), mean([r["before"]["reward"] for r in runs]),
+                mean([r["after"]["reward"] for r in runs]), f"**{mean(gains)}**",
+                mean([r["after"]["kl"] for r in runs], 2), mean([r["after"]["length"] for r in runs], 1),
+                f"{statistics.fmean(r['tokens'] for r in runs) / 1e3:.0f} k",
+                duration(statistics.fmean(r["curve"][-1]["seconds"] for r in runs)),
+                f"{statistics.fmean(r['peak_memory'] for r in runs) / 2**20:.0f} MiB",
             )
         )  # fmt: skip
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+    return markdown(head, rows)
 
 
 def _picture(own: Mapping[str, Sequence[Mapping[str, Any]]], along: str, unit: str) -> str:
     drawn: list[tuple[str, str, list[float], list[float]]] = []
-    for at, (method, done) in enumerate(own.items()):
-        curves = [r["curve"] for r in done if r["curve"] and "reward" in r["curve"][-1]]
+    for at, (method, runs) in enumerate(own.items()):
+        curves = [r["curve"] for r in runs if r["curve"] and "reward" in r["curve"][-1]]
         if not curves:
             continue
         length = min(map(len, curves))
@@ -93,7 +87,7 @@ def _samples(own: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     text = ["What it says, before and after (the first seed of each):\n"]
     for at, (prompt, completion) in enumerate(first["before"]["texts"][:_SHOWN]):
         text += [f"> {_one_line(prompt)}\n", f"- before: {_one_line(completion)}"]
-        text += [f"- {method}: {_one_line(done[0]['after']['texts'][at][1])}" for method, done in own.items()]
+        text += [f"- {method}: {_one_line(runs[0]['after']['texts'][at][1])}" for method, runs in own.items()]
         text.append("")
     return "\n".join(text)
 

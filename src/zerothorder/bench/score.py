@@ -1,0 +1,207 @@
+"""A cell of scores: a model trained on a task with a budget of forwards, its rate chosen on dev, its score on test."""
+
+import dataclasses
+import functools
+import gzip
+import json
+import resource
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from zerothorder import catalogue
+from zerothorder.bench.suite import Cell
+from zerothorder.config import TrainConfig
+from zerothorder.errors import UsageError
+from zerothorder.journal import read_journal
+from zerothorder.ledger.attachments import write_durably
+from zerothorder.ledger.reader import read
+from zerothorder.plan import PlanConfig, make_plan
+from zerothorder.plan.bare import forwards_a_step
+from zerothorder.reporter import Silent
+from zerothorder.training import Training
+
+LEDGER, ATTACHMENTS = "ledger.zo.gz", "attachments"
+SEARCH_SEED = 1000
+"""Of the runs that choose a rate: none of a suite's own, as far as anybody counts."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Settings of a cell. A budget is in forward-equivalents: passes of a batch of `batch` rows cut at `tokens`, a
+    slope counted 2 and a gradient 3.
+
+    `rates` are learning rates to choose from, a list, or a list for each scheme: each is tried for `search` forwards
+    on the first task of the same model, and the one with the lowest cross-entropy on `dev_rows` of dev is taken for
+    `budget` forwards on every task. All recipes of a suite have equally many. `settings` are the recipe's others.
+    `looks` is how often dev is looked at on the way; `test_rows` 0 is all.
+    """
+
+    axes: ClassVar[tuple[str, ...]] = ("model", "recipe", "scheme")
+    page: ClassVar[str] = "zerothorder.bench.score_page"
+
+    data: str
+    rates: Any
+    recipe: str = "zo-sgd"
+    scheme: str = "full"
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    model: str = "llama-2.5m"
+    dtype: str = "float32"
+    objective: str = "classification"
+    template: str | None = None
+    verbalizers: str | None = None
+    budget: int = 1500
+    search: int = 300
+    batch: int = 8
+    tokens: int = 32
+    looks: int = 5
+    dev_rows: int = 200
+    test_rows: int = 0
+    rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.candidates:
+            raise UsageError(f"no learning rates for {self.recipe} with the scheme {self.scheme}; give rates")
+        self._recipe(self.candidates[0])  # an unknown recipe, scheme or setting is said before the first cell runs
+
+    @property
+    def candidates(self) -> tuple[float, ...]:
+        """The rates of this scheme."""
+        found = self.rates.get(self.scheme, ()) if isinstance(self.rates, Mapping) else self.rates
+        return tuple(float(rate) for rate in found)
+
+    @classmethod
+    def arranged(cls, cells: Sequence[Cell]) -> list[Cell]:
+        """The searches first, then the cells, each after those of its method. UsageError where one method may search
+        more than another."""
+        searches, after = dict[str, Cell](), dict[tuple[str, str], tuple[str, ...]]()
+        counts = {cell.method: len(cls(**cell.settings).candidates) for cell in cells}
+        common = next(iter(counts.values()))
+        for method, count in counts.items():
+            if count != common:
+                raise UsageError(f"{method} has {count} rates and others {common}; every method gets the same search")
+        for cell in cells:
+            which = (cell.method, cell.settings["model"])
+            if which in after or common == 1:
+                continue
+            own = cls(**cell.settings)
+            found = [
+                dataclasses.replace(
+                    cell, seed=SEARCH_SEED, stage=f"rate-{rate:g}", settings=dataclasses.asdict(own.searching(rate))
+                )
+                for rate in own.candidates
+            ]
+            searches |= {early.name: early for early in found}
+            after[which] = tuple(early.name for early in found)
+        late = [dataclasses.replace(c, after=after.get((c.method, c.settings["model"]), ())) for c in cells]
+        return [*searches.values(), *late]
+
+    def searching(self, rate: float) -> "Score":
+        """The cell that tries a rate."""
+        return dataclasses.replace(self, rate=rate, budget=self.search, looks=1, rates=[rate])
+
+    def check(self) -> None:
+        """UsageError for a budget of less than a step."""
+        cost = self.cost()
+        if self.budget < cost:
+            what = "a search" if self.rate is not None else "a budget"
+            raise UsageError(
+                f"a step of {self.recipe} takes {cost} forwards, and {what} of {self.budget} is none; give more"
+            )
+
+    def cost(self) -> int:
+        """Forwards of a step."""
+        return _cost(self.model, self.recipe, self.scheme, self.words())
+
+    def seconds(self) -> float:
+        """Expected of one thread: forwards by the clock of a plan, a third more for what is around them."""
+        each = _forward_seconds(self.model, self.dtype, self.batch, self.tokens)
+        looked = self.dev_rows * (self.looks + 1) + (0 if self.rate is not None else 2 * (self.test_rows or 330) + 1000)
+        return 3.0 + each * (self.budget * 4 / 3 + looked / self.batch)
+
+    def words(self) -> tuple[str, ...]:
+        """The recipe's settings as the command line has them."""
+        return tuple(f"{name}={value}" for name, value in self.settings.items())
+
+    def run(self, folder: Path, seed: int, before: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+        """Train and measure. A search looks at dev alone."""
+        start = _resident()
+        tried = {float(result["settings"]["rate"]): result["dev"]["loss"] for result in before}
+        rate = self.rate if self.rate is not None else best(tried) if tried else self.candidates[0]
+        cost = self.cost()
+        steps = self.budget // cost
+        config = self.config(folder / "run", seed, rate, steps)
+        training = Training(config, Silent(), tests=self.rate is None, page=False)
+        training.go()
+        rows = read_journal(config.output / "metrics.jsonl")
+        taken = [row for row in rows if row["kind"] == "step"]
+        found = {
+            "rate": rate, "tried": {f"{r:g}": loss for r, loss in tried.items()}, "steps": steps, "cost": cost,
+            "forwards": taken[-1]["forwards"] / self.batch, "searched": sum(r["forwards"] for r in before),
+            "skipped": sum(bool(row["skipped"]) for row in taken),
+            "zero_shot": training.measures.get("zero-shot", {}), "dev": training.measures["dev"],
+            "test": training.measures.get("test", {}) if self.rate is None else {},
+            "curve": [
+                {"forwards": row["forwards"] / self.batch, "loss": row.get("loss"), "accuracy": row.get("accuracy")}
+                for row in rows if row["kind"] == "eval" and row["split"] == "dev"
+            ],
+            "training_seconds": round(sum(row.get("cpu_seconds", 0.0) for row in taken), 2),
+            "memory": max(0, _resident() - start),
+        }  # fmt: skip
+        if self.rate is None:
+            found |= keep_ledger(config.output, folder)
+        shutil.rmtree(config.output)
+        return json.loads(json.dumps(found, default=float))
+
+    def config(self, output: Path, seed: int, rate: float, steps: int) -> TrainConfig:
+        """As `zo train` has it; the run that is in the output folder is gone on with."""
+        return TrainConfig(
+            output=output, model=self.model, data=self.data, objective=self.objective, template=self.template,  # type: ignore[arg-type]
+            verbalizers=self.verbalizers, dtype=self.dtype, recipe=self.recipe, scheme=self.scheme, lr=rate,  # type: ignore[arg-type]
+            settings=self.words(), seed=seed, steps=steps, batch_size=self.batch, max_length=self.tokens,
+            eval_every=max(1, steps // self.looks), eval_rows=self.dev_rows, test_rows=self.test_rows, check="off",
+            threads=1, resume=(output / "config.json").exists(),
+        )  # fmt: skip
+
+    def _recipe(self, rate: float) -> Any:
+        config = self.config(Path(), 0, rate, 1)
+        return catalogue.build(self.recipe, self.scheme, **config.recipe_settings())
+
+
+@functools.cache
+def _cost(model: str, recipe: str, scheme: str, settings: tuple[str, ...]) -> int:
+    return forwards_a_step(PlanConfig(model=model, recipe=recipe, scheme=scheme, settings=settings))  # type: ignore[arg-type]
+
+
+@functools.cache
+def _forward_seconds(model: str, dtype: str, batch: int, tokens: int) -> float:
+    config = PlanConfig(model=model, dtype=dtype, batch_size=batch, tokens=tokens, recipe="zo-sgd", threads=1)  # type: ignore[arg-type]
+    clock = make_plan(config).clock
+    return 0.0 if clock is None else clock.forward
+
+
+def best(tried: Mapping[float, float]) -> float:
+    """The rate with the lowest loss; a loss that is no number loses, and of equal ones the lower rate wins."""
+    return min(sorted(tried), key=lambda rate: tried[rate] if tried[rate] == tried[rate] else float("inf"))
+
+
+def keep_ledger(run: Path, folder: Path) -> dict[str, Any]:
+    """The run's ledger, compressed, in the cell's folder; what it refers to by hash in one folder for all cells.
+    Nothing of a run with gradients, which no ledger can repeat."""
+    ledger = run / "ledger.zo"
+    if any(entry.dense_hash is not None for entry in read(ledger).entries):
+        return {}
+    data = gzip.compress(ledger.read_bytes(), mtime=0)
+    write_durably(folder / LEDGER, data)
+    store = folder.parents[2] / ATTACHMENTS
+    for path in sorted((run / ATTACHMENTS).glob("*")):
+        store.mkdir(exist_ok=True)
+        write_durably(store / path.name, path.read_bytes())
+    return {"ledger_bytes": len(data)}
+
+
+def _resident() -> int:
+    """Bytes that this process has held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
