@@ -324,7 +324,8 @@ def test_a_suite_from_search_to_page_and_back_through_its_ledgers(
     assert (out / ATTACHMENTS).is_dir(), "the prefix's start and the blocks"
     rows = check_results(suite, out, 99)
     assert len(rows) == 4
-    assert {row.name: row.again for row in rows} == {row.name: row.recorded for row in rows}
+    # the weights are the same; sums of a forward may round by where a process has its memory
+    assert [row.again for row in rows] == pytest.approx([row.recorded for row in rows], abs=1e-5)
     assert main(["bench", str(path), "--check", "2", "--quiet"]) == 0
     for row in rows:
         changed = json.loads((out / row.name / RESULT).read_text())

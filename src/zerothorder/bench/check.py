@@ -12,6 +12,7 @@ from zerothorder.bench.score import ATTACHMENTS, LEDGER, Score
 from zerothorder.bench.suite import Cell, Suite
 from zerothorder.errors import UsageError
 from zerothorder.evaluation import CALIBRATION_ROWS, evaluate
+from zerothorder.ledger.header import fingerprint
 from zerothorder.replay import replay
 from zerothorder.task import load_task
 
@@ -62,6 +63,8 @@ def check_cell(cell: Cell, folder: Path) -> Checked:
         if (folder / ATTACHMENTS).exists():
             (Path(scratch) / ATTACHMENTS).symlink_to((folder / ATTACHMENTS).resolve(), target_is_directory=True)
         task = load_task(own.config(Path(scratch) / "run", cell.seed, result["rate"], result["steps"]))
-        replay(task.model, ledger)
+        _, _, contents = replay(task.model, ledger)
+        if contents.final not in (None, fingerprint(task.model)):
+            raise UsageError(f"the ledger of {cell.name} does not lead to the weights that its run ended with")
     again = evaluate(task, "test", own.objective, own.test_rows, CALIBRATION_ROWS)
     return Checked(cell.name, "cross-entropy", float(result["test"]["loss"]), float(again["loss"]))
