@@ -1,4 +1,4 @@
-"""A byte-level tokenizer and a Llama of a few thousand weights, made on the spot. Libraries load with their fixture."""
+"""A byte-level tokenizer, a Llama and a BERT of a few thousand weights. Libraries load with their fixture."""
 
 import signal
 from pathlib import Path
@@ -55,5 +55,21 @@ def llama_folder(tmp_path: Path, tokenizer: "PreTrainedTokenizerFast") -> Path:
     )
     folder = tmp_path / "llama"
     LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def bert_folder(tmp_path: Path, tokenizer: "PreTrainedTokenizerFast") -> Path:
+    """An encoder that never had a pooler or a head."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=len(tokenizer)
+    )
+    folder = tmp_path / "bert"
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

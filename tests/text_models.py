@@ -6,14 +6,24 @@ from typing import Any
 
 import torch
 from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
     GPT2Config,
+    GPT2ForSequenceClassification,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaForSequenceClassification,
     OPTConfig,
     OPTForCausalLM,
+    OPTForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
     T5Config,
     T5ForConditionalGeneration,
+    T5ForSequenceClassification,
 )
 
 VOCABULARY, PAD = 60, 0
@@ -55,6 +65,36 @@ def t5() -> T5ForConditionalGeneration:
     )  # fmt: skip
 
 
+_SIZES = {
+    "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "vocab_size": VOCABULARY, "max_position_embeddings": 64, "num_labels": 3, "pad_token_id": PAD,
+}  # fmt: skip
+
+CLASSIFIERS: dict[str, Callable[[], Any]] = {
+    "bert": lambda: BertForSequenceClassification(BertConfig(**_SIZES)),
+    "roberta": lambda: RobertaForSequenceClassification(RobertaConfig(**_SIZES)),
+    "distilbert": lambda: DistilBertForSequenceClassification(
+        DistilBertConfig(dim=16, hidden_dim=24, n_layers=2, n_heads=2, vocab_size=VOCABULARY, num_labels=3)
+    ),
+    "llama": lambda: LlamaForSequenceClassification(LlamaConfig(**_SIZES)),
+    "gpt2": lambda: GPT2ForSequenceClassification(
+        GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=VOCABULARY, n_positions=64, num_labels=3, **_ENDS)
+    ),
+    "opt": lambda: OPTForSequenceClassification(
+        OPTConfig(
+            hidden_size=16, ffn_dim=24, num_hidden_layers=2, num_attention_heads=2, vocab_size=VOCABULARY,
+            max_position_embeddings=64, word_embed_proj_dim=16, num_labels=3, **_ENDS,
+        )
+    ),
+    "t5": lambda: T5ForSequenceClassification(
+        T5Config(
+            d_model=16, d_kv=4, d_ff=24, num_layers=2, num_heads=2, vocab_size=VOCABULARY, decoder_start_token_id=PAD,
+            pad_token_id=PAD, eos_token_id=2, num_labels=3,
+        )
+    ),
+}  # fmt: skip
+"""Three classes each: encoders, decoders, and one that is both."""
+
 CAUSAL: dict[str, Callable[[], Any]] = {"llama": llama, "gpt2": gpt2, "opt": opt}
 MODELS: dict[str, Callable[[], Any]] = {**CAUSAL, "t5": t5}
 
@@ -68,6 +108,18 @@ def build(name: str, seed: int = 0, spread: float = 8.0) -> Any:
         for parameter in model.parameters():
             if parameter.ndim > 1 and name != "t5":
                 parameter.mul_(spread)
+    return model
+
+
+def classifier(name: str) -> Any:
+    """A classifier in eval mode whose classes differ from text to text."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        model = CLASSIFIERS[name]().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(8)
     return model
 
 

@@ -21,12 +21,16 @@ class TaskConfig:
     data: str = "rotten-tomatoes"
     """A JSONL, CSV or Parquet file, a folder of splits, a `datasets` name, or a packaged data set."""
     objective: Objective = "classification"
-    """classification by verbalizer; lm (likelihood); metric (accuracy with verbalizers, else F1 of generations). For
-    sft, dpo, kto, reward and rloo, which have flags of their own, see `zo train --objective dpo --help`."""
+    """classification by verbalizer or --head; lm (likelihood); metric (accuracy with verbalizers or --head, else F1 of
+    generations). For sft, dpo, kto, reward and rloo, which have flags of their own, see
+    `zo train --objective dpo --help`."""
     template: str | None = None
     """The prompt, with columns in braces: '{text} It was'."""
     verbalizers: str | None = None
     """Labels and their words: '0=terrible,1=great'."""
+    head: bool = False
+    """A classifier on the model in place of words. Its classes are the labels of the verbalizers, where there are some,
+    else those that a trained classifier names, else those of the training rows in order."""
     text_column: str | None = None
     """Name of the column to use as {text}."""
     label_column: str | None = None

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zerothorder.objectives.classification import candidate_scores
+from zerothorder.objectives.classification import class_scores
 from zerothorder.objectives.text import Examples
 from zerothorder.task import Task
 
@@ -32,7 +32,8 @@ def evaluate(
     """
     examples = task.splits[split]
     examples = examples[:rows] if rows else examples
-    if kind != "classification" and not (kind == "metric" and examples[0].answers and len(examples[0].answers) > 1):
+    classes = len(task.classes or examples[0].answers)
+    if kind != "classification" and not (kind == "metric" and classes > 1):
         value = mean_value(task, examples, batch_size, progress)
         return {"rows": len(examples), **({"loss": value} if kind == "lm" else {"f1": -value})}
     shared = all(e.answers is examples[0].answers or e.answers == examples[0].answers for e in examples)
@@ -90,7 +91,7 @@ def all_scores(task: Task, examples: Examples, batch_size: int, progress: Callab
     scores: dict[int, Tensor] = {}
     for rows in _batches(examples, batch_size):
         with torch.inference_mode():
-            found = candidate_scores(task.model, [examples[i] for i in rows], task.pad_id).cpu()
+            found = class_scores(task.model, [examples[i] for i in rows], task.pad_id, bool(task.classes)).cpu()
         scores.update(zip(rows, found, strict=True))
         progress(len(scores), len(examples))
     return torch.stack([scores[i] for i in range(len(examples))])

@@ -75,6 +75,7 @@ def open_run(
             "scheme": config.scheme,
             "dtype": config.dtype,
             "objective": config.objective,
+            **({"head": len(task.classes), "classes": list(task.classes)} if task.classes else {}),
         },
         data={
             "source": _name(config.data),

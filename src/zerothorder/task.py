@@ -12,7 +12,17 @@ import torch
 from torch import nn
 
 from zerothorder.config import TaskConfig, TrainConfig
-from zerothorder.data import DATA, encode, load_model, read_rows
+from zerothorder.data import (
+    DATA,
+    Verbalizers,
+    classes_in,
+    encode,
+    load_model,
+    name_classes,
+    parse_verbalizers,
+    read_rows,
+    saved_classes,
+)
 from zerothorder.errors import UsageError
 from zerothorder.integrations.peft import apply_scheme, room_taken
 from zerothorder.key import run_key
@@ -26,7 +36,8 @@ from zerothorder.space import ParameterSpace
 
 @dataclass(frozen=True)
 class Task:
-    """A loaded model, encoded splits and the objective. `truncated` counts texts that were cut, by split."""
+    """A loaded model, encoded splits and the objective. `truncated` counts texts that were cut, by split; `classes` are
+    the labels of a classification head in order, () where there is none."""
 
     model: Any
     tokenizer: Any
@@ -35,6 +46,7 @@ class Task:
     truncated: dict[str, int]
     objective: Any
     pad_id: int
+    classes: tuple[str, ...] = ()
 
 
 Progress = Callable[[str, int, int], None]
@@ -47,16 +59,21 @@ def load_task(
     progress: Progress = lambda what, done, total: None,
 ) -> Task:
     """Load model and data. UsageError says what is wrong with either. `progress(what, done, total)` as it goes."""
+    if config.head and config.objective == "lm":
+        raise UsageError("a head gives classes, no words: --objective lm goes without --head")
     progress("reading the data", 0, 1)
     rows = {split: _rows(config, split) for split in splits}  # data first: its mistakes are cheap to find
+    known = DATA.get(config.data) if config.objective != "lm" else None
+    verbalizers: Any = config.verbalizers or (known.verbalizers if known else None)
+    if config.head:
+        verbalizers = classes_for(config, verbalizers, model or config.model, rows)
     progress("reading the data", 1, 1)
     progress("loading the model", 0, 1)
-    loaded = load_base(config, model)
+    loaded = load_base(config, model, classes=verbalizers if config.head else None)
     progress("loading the model", 1, 1)
     scheme = config.scheme if isinstance(config, TrainConfig) else "full"
-    known = DATA.get(config.data)
-    template = config.template or (known.template if known and config.objective != "lm" else None)
-    verbalizers = config.verbalizers or (known.verbalizers if known and config.objective != "lm" else None)
+    # a template is there for the words that complete it
+    template = config.template or (known.template if known and not config.head else None)
     progress("encoding the texts", 0, 1)
     encoded = {
         split: encode(
@@ -67,6 +84,7 @@ def load_task(
             template=template,
             verbalizers=verbalizers,
             chat=config.chat,
+            head=config.head,
         )
         for split, found in rows.items()
     }
@@ -80,7 +98,15 @@ def load_task(
         {split: e.truncated for split, e in encoded.items()},
         objective_of(config, loaded.tokenizer, pad_id, verbalizers is not None),
         pad_id,
+        verbalizers.labels if config.head else (),
     )
+
+
+def classes_for(config: TaskConfig, verbalizers: str | None, model: str, rows: Mapping[str, Any]) -> Verbalizers:
+    """The classes of a head: the verbalizers' labels, else those a trained classifier has, else the training rows'."""
+    if verbalizers is not None:
+        return parse_verbalizers(verbalizers)
+    return saved_classes(Path(model).expanduser()) or classes_in(rows.get("train") or _rows(config, "train"))
 
 
 def data_digest(splits: Mapping[str, Examples]) -> str:
@@ -92,19 +118,25 @@ def data_digest(splits: Mapping[str, Examples]) -> str:
     return digest.hexdigest()
 
 
-def load_base(config: TaskConfig, model: str | None = None, key: bytes | None = None) -> Any:
+def load_base(
+    config: TaskConfig, model: str | None = None, key: bytes | None = None, classes: Verbalizers | None = None
+) -> Any:
     """The base model in the run's dtype, in eval mode: dropout is off in every forward, as in MeZO.
 
-    A scheme puts its adapter on it, at the start that `key` (the run key; by default the seed's) draws.
+    With `classes` it has a head for them. A scheme puts its adapter on it, at the start that `key` (the run key; by
+    default the seed's) draws.
     """
     loaded = load_model(
         model or config.model,
         dtype=getattr(torch, config.dtype),
         device=config.device,
-        objective=config.objective,
+        objective="classification" if classes else config.objective,
+        head=len(classes.labels) if classes else None,
         trust_remote_code=config.trust_remote_code,
         attn_implementation=config.attention,
     )
+    if classes:
+        name_classes(loaded.model, classes)
     if not isinstance(config, TrainConfig):
         return loaded
     adapted = apply_scheme(loaded.model, config.scheme, run_key(config.seed) if key is None else key)
@@ -129,9 +161,9 @@ def objective_of(config: TaskConfig, tokenizer: Any, pad_id: int, choices: bool)
     if config.objective == "lm":
         objective: Any = LanguageModel(pad_id)
     elif config.objective == "classification":
-        objective = Classification(pad_id)
+        objective = Classification(pad_id, config.head)
     elif choices:
-        objective = Accuracy(pad_id)
+        objective = Accuracy(pad_id, config.head)
     else:
         objective = TokenF1(pad_id, lambda ids: tokenizer.decode(ids, skip_special_tokens=True))
     rows = config.micro_batch if isinstance(config, TrainConfig) else None
@@ -149,7 +181,9 @@ def _longest(model: Any) -> int:
 
 def _rows(config: TaskConfig, split: str) -> Any:
     columns = {ours: name for ours, name in (("text", config.text_column), ("label", config.label_column)) if name}
-    return read_rows(config.data, split, columns, required=("label",) if config.objective == "classification" else ())
+    return read_rows(
+        config.data, split, columns, required=("label",) if config.head or config.objective == "classification" else ()
+    )
 
 
 __all__ = ["Path", "Task", "data_digest", "freeze", "load_base", "load_task", "objective_of", "space_of"]

@@ -28,7 +28,7 @@ def dtype_of(contents: "Contents") -> str:
 
 def load_base(name: str, contents: "Contents", dtype: str | None, device: str, trust_remote_code: bool) -> Base:
     """BASE (a packaged name, a folder, a hub id) in the run's dtype, with the adapter of the run's scheme."""
-    from zerothorder.data import load_model
+    from zerothorder.data import Verbalizers, load_model, name_classes
     from zerothorder.data.adapters import with_adapter
     from zerothorder.integrations.peft import apply_scheme
 
@@ -38,6 +38,8 @@ def load_base(name: str, contents: "Contents", dtype: str | None, device: str, t
     loaded = load_model(
         name, dtype or dtype_of(contents), device, head=origin.get("head"), trust_remote_code=trust_remote_code
     )
+    if classes := tuple(map(str, origin.get("classes", ()))):
+        name_classes(loaded.model, Verbalizers(classes, classes))
     if "adapter" in origin:  # a trainer's run; its start is an attachment
         return Base(with_adapter(loaded.model, origin["adapter"]), loaded.tokenizer)
     scheme = str(origin.get("scheme", "full"))

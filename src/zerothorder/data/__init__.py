@@ -2,6 +2,7 @@
 
 from zerothorder.data.batches import BatchStream, collate_prompts
 from zerothorder.data.cache import cache_root, fetch_wheel
+from zerothorder.data.classes import classes_in, name_classes, saved_classes
 from zerothorder.data.encode import Encoded, Example, encode
 from zerothorder.data.folders import save_model
 from zerothorder.data.formats import Row
@@ -21,12 +22,15 @@ __all__ = [
     "Template",
     "Verbalizers",
     "cache_root",
+    "classes_in",
     "collate_prompts",
     "encode",
     "fetch_wheel",
     "load_model",
+    "name_classes",
     "parse_template",
     "parse_verbalizers",
     "read_rows",
     "save_model",
+    "saved_classes",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from zerothorder.data.classes import CLASSES, classes_of, name_classes, saved_classes
 from zerothorder.data.quiet import hushed, need, one_sentence
 from zerothorder.errors import UsageError
 
@@ -42,6 +43,8 @@ def load_adapter(model: Any, folder: Path) -> Any:
             adapted = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise UsageError(f"the adapter {folder} does not fit its base ({one_sentence(error)})") from error
+    if (classes := saved_classes(folder)) is not None:
+        name_classes(adapted, classes)
     return adapted.train(model.training)
 
 
@@ -66,7 +69,8 @@ def with_adapter(model: Any, settings: Mapping[str, Any]) -> Any:
 
 
 def write_adapter(model: Any, folder: Path) -> None:
-    """adapter_config.json and adapter_model.safetensors, the same bytes in every process."""
+    """adapter_config.json and adapter_model.safetensors, the same bytes in every process; of a classifier also its
+    classes, which peft's file has no place for."""
     model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
     path = folder / ADAPTER_CONFIG
@@ -76,3 +80,5 @@ def write_adapter(model: Any, folder: Path) -> None:
         k: sorted(v) if isinstance(v, list) and all(isinstance(x, str) for x in v) else v for k, v in config.items()
     }
     path.write_text(json.dumps(settled, indent=2, sort_keys=True) + "\n")
+    if classes := classes_of(model):
+        (folder / CLASSES).write_text(json.dumps(classes) + "\n")

@@ -19,7 +19,7 @@ def complete(name: str, model: "PreTrainedModel", missing: list[str], head: bool
     # Poolers belong to the body by name, but many checkpoints never had one.
     lost = [key for key in missing if not head or (key.startswith(body) and "pooler" not in key)]
     if lost:
-        why = "the folder is damaged" if head else "take a model that has them, or a classification head"
+        why = "the folder is damaged" if head else "take a model that has them, or put a classifier on it (--head)"
         raise UsageError(f"{name} holds no weights for {lost[0]} ({len(lost)} missing): {why}")
     parameters = dict(model.named_parameters())
     with torch.no_grad():

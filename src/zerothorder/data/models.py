@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zerothorder.data.adapters import base_of, is_adapter, load_adapter
+from zerothorder.data.classes import unnamed
 from zerothorder.data.convert import read_gguf
 from zerothorder.data.heads import complete
 from zerothorder.data.quiet import hushed, need, one_sentence
@@ -80,7 +81,7 @@ def load_model(
         with hushed(), torch.random.fork_rng(devices=[]):
             config = transformers.AutoConfig.from_pretrained(place, **read)
             tokenizer = transformers.AutoTokenizer.from_pretrained(place, **read)
-            auto = _auto_class(transformers, config, head)
+            auto = _auto_class(transformers, config, head, name)
             if gguf is not None:
                 model, info = read_gguf(gguf, auto, **load)
             else:
@@ -89,7 +90,10 @@ def load_model(
         raise
     except Exception as error:
         raise UsageError(_unreadable(name, Path(place), error)) from error
-    complete(name, model, sorted(info["missing_keys"]), head is not None)
+    missing = sorted(info["missing_keys"])
+    complete(name, model, missing, head is not None)
+    if head is not None and any(not key.startswith(f"{model.base_model_prefix}.") for key in missing):
+        unnamed(model)
     _set_padding(model, tokenizer, config, head)
     try:
         model.to(device)
@@ -120,11 +124,14 @@ def _place(name: str) -> tuple[str, Path | None]:
     return name, None
 
 
-def _auto_class(transformers: Any, config: Any, head: int | None) -> Any:
+def _auto_class(transformers: Any, config: Any, head: int | None, name: str) -> Any:
     if head is not None:
         return transformers.AutoModelForSequenceClassification
     if config.is_encoder_decoder:
         return transformers.AutoModelForSeq2SeqLM
+    # loaded as a causal model it would look at what it shall predict
+    if type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
+        raise UsageError(f"{name} is an encoder, which writes no words: put a classifier on it (--head)")
     return transformers.AutoModelForCausalLM
 
 
@@ -147,5 +154,6 @@ def _set_padding(model: Any, tokenizer: Any, config: Any, head: int | None) -> N
     # An encoder reads its class from the first position, so its padding has to come last.
     decoder = head is None or "CausalLM" in "".join(config.architectures or ())
     tokenizer.padding_side = "left" if decoder and not config.is_encoder_decoder else "right"
-    if model.config.pad_token_id is None:
+    # a decoder's classifier reads the last token that is not this one
+    if head is not None or model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id

@@ -71,19 +71,17 @@ def parse_template(template: str) -> Template:
 
 @dataclass(frozen=True)
 class Verbalizers:
-    """The labels of a classification task and the word that stands for each."""
+    """The labels of a classification task and the word that stands for each; `among` says what a label has to be."""
 
     labels: tuple[str, ...]
     words: tuple[str, ...]
+    among: str = "one of the verbalizers; give it a word or correct the row"
 
     def index(self, label: object, where: str) -> int:
         """The class number of a row's label."""
         name = label_name(label)
         if name not in self.labels:
-            raise UsageError(
-                f"{where} has the label {name!r}, not one of the verbalizers; give it a word or "
-                f"correct the row{nearest(name, self.labels)}"
-            )
+            raise UsageError(f"{where} has the label {name!r}, not {self.among}{nearest(name, self.labels)}")
         return self.labels.index(name)
 
 

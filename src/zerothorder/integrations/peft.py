@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zerothorder.data.classes import is_classifier
 from zerothorder.data.quiet import hushed, need, one_sentence
 from zerothorder.errors import UsageError, nearest
 from zerothorder.key import Key
@@ -33,11 +34,13 @@ _TARGETS = (
 )
 _FACTORS = Key("lora_A", 0)
 _TOKENS = Key("prefix", 0)
+_ENCODER = "prompt_encoder."  # where peft keeps a prefix
 
 
 def apply_scheme(model: Any, scheme: str, run_key: bytes) -> Any:
     """The model as the scheme searches it: requires_grad on its weights alone. "full" changes nothing.
 
+    Of a classifier an adapter includes the head, which may be new.
     Adapter weights are float32 whatever the model's dtype: they are few, and small steps survive in them.
     "lora": A is a pure function of run key and site, B is zero, so base and ledger alone rebuild the start.
     "prefix": the keys and values of PREFIX_TOKENS tokens that the run key draws; they come out of a forward,
@@ -62,7 +65,7 @@ def start_of(scheme: str, space: ParameterSpace) -> dict[str, Tensor]:
     """What replay cannot recompute bit for bit of the searched tensors as they are now, by site name."""
     if scheme != "prefix":
         return {}
-    return {site.name: site.parameter.detach().clone() for site in space}
+    return {site.name: site.parameter.detach().clone() for site in space if site.name.startswith(_ENCODER)}
 
 
 def room_taken(scheme: str) -> int:
@@ -71,8 +74,7 @@ def room_taken(scheme: str) -> int:
 
 
 def _head(model: Any) -> Any:
-    body = f"{model.base_model_prefix}."
-    own = {n: p for n, p in model.named_parameters() if not n.startswith(body) or ".pooler." in n}
+    own = _beside_the_body(model)
     if not own:
         raise UsageError(
             f"{_kind(model)} has no head of its own to search (an output layer that is tied to the embedding is part "
@@ -83,6 +85,19 @@ def _head(model: Any) -> Any:
     return model
 
 
+def _beside_the_body(model: Any) -> dict[str, nn.Parameter]:
+    body = f"{model.base_model_prefix}."
+    return {n: p for n, p in model.named_parameters() if not n.startswith(body) or ".pooler." in n}
+
+
+def _kept_whole(model: Any) -> dict[str, Any]:
+    """What an adapter's configuration says of a classifier: the modules of its head are searched and saved with it."""
+    if not is_classifier(model):
+        return {}
+    names = ("pooler" if ".pooler." in name else name.partition(".")[0] for name in _beside_the_body(model))
+    return {"modules_to_save": sorted(set(names))}
+
+
 def _lora(peft: Any, model: nn.Module, run_key: bytes) -> Any:
     targets = lora_targets(model)
     config = peft.LoraConfig(
@@ -91,6 +106,7 @@ def _lora(peft: Any, model: nn.Module, run_key: bytes) -> Any:
         lora_alpha=ALPHA,
         target_modules=list(targets),
         fan_in_fan_out=any(type(m).__name__ == "Conv1D" for m in _leaves(model, targets)),
+        **_kept_whole(model),
     )
     adapted = peft.get_peft_model(model, config)
     with torch.no_grad():
@@ -98,7 +114,7 @@ def _lora(peft: Any, model: nn.Module, run_key: bytes) -> Any:
             if ".lora_A." in site.name:
                 seed = _FACTORS.seed(run_key, site.id)
                 site.parameter.copy_(kaiming_uniform(seed, site.shape))
-            else:
+            elif ".lora_B." in site.name:
                 site.parameter.zero_()
     return adapted
 
@@ -146,6 +162,7 @@ def _prefix(peft: Any, model: Any, run_key: bytes) -> Any:
         num_layers=layers,
         num_attention_heads=heads,
         token_dim=heads * size,
+        **_kept_whole(model),
     )
     adapted = peft.get_peft_model(model, config)
     weight = adapted.prompt_encoder["default"].embedding.weight
@@ -164,6 +181,8 @@ def _keys_and_values(model: Any, run_key: bytes) -> Tensor:
     tokens = drawn[None].to(embeddings.weight.device)
     inputs = {"input_ids": tokens} | ({"decoder_input_ids": tokens} if encoder_decoder else {})
     unfit = f"a prefix needs a cache of keys and values, alike in all layers, which {_kind(model)} does not have"
+    if encoder_decoder and is_classifier(model):
+        raise UsageError(f"{unfit} as a classifier; use the scheme lora, head or full")
     try:
         with torch.no_grad():
             cache: Any = getattr(model(**inputs, use_cache=True), "past_key_values", None)
@@ -177,6 +196,8 @@ def _keys_and_values(model: Any, run_key: bytes) -> Tensor:
 
 
 def _task(model: Any) -> str | None:
+    if is_classifier(model):
+        return "SEQ_CLS"
     if bool(getattr(model.config, "is_encoder_decoder", False)):
         return "SEQ_2_SEQ_LM"
     can_generate = getattr(model, "can_generate", None)

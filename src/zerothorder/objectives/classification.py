@@ -1,11 +1,11 @@
-"""Classification by verbalizer: which of a few words does the model put after the prompt?"""
+"""Classification: which of a few words does the model put after the prompt, or which class does its head give?"""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from zerothorder.objectives.sequences import answer_nll, choice_logits
+from zerothorder.objectives.sequences import answer_nll, choice_logits, class_logits
 from zerothorder.objectives.text import Examples, TextObjective
 from zerothorder.point import Values
 
@@ -28,26 +28,40 @@ def candidate_scores(model: nn.Module, examples: Examples, pad_id: int) -> Tenso
     return (-nll / lengths).view(len(examples), -1)
 
 
+def class_scores(model: nn.Module, examples: Examples, pad_id: int, head: bool) -> Tensor:
+    """Scores whose largest is the model's choice, float32 (rows, classes): of a `head` its logits, else
+    `candidate_scores`."""
+    return (
+        class_logits(model, [e.prompt for e in examples], pad_id) if head else candidate_scores(model, examples, pad_id)
+    )
+
+
 @dataclass(frozen=True)
 class Classification(TextObjective):
     """Cross-entropy over the candidates' mean log-probabilities, nats an example.
 
-    L = -log softmax_c( (1/|c|) Σ_t log p(c_t | prompt, c_<t) )[label], as in MeZO; float32.
+    L = -log softmax_c( (1/|c|) Σ_t log p(c_t | prompt, c_<t) )[label], as in MeZO; float32. With a classification
+    `head` the scores under the softmax are its logits.
     """
+
+    head: bool = False
 
     def evaluate(self, model: nn.Module, prepared: Examples) -> Values:
         """Cross-entropy of each example."""
-        scores = candidate_scores(model, prepared, self.pad_id)
+        scores = class_scores(model, prepared, self.pad_id, self.head)
         labels = torch.tensor([e.label for e in prepared], device=scores.device)
         return Values.of(nn.functional.cross_entropy(scores, labels, reduction="none"))
 
 
 @dataclass(frozen=True)
 class Accuracy(TextObjective):
-    """-1 for an example whose best candidate is the right one, else 0: a metric, not differentiable."""
+    """-1 for an example whose best candidate (or class of a `head`) is the right one, else 0: a metric, not
+    differentiable."""
+
+    head: bool = False
 
     def evaluate(self, model: nn.Module, prepared: Examples) -> Values:
         """Minus correctness of each example."""
-        scores = candidate_scores(model, prepared, self.pad_id)
+        scores = class_scores(model, prepared, self.pad_id, self.head)
         labels = torch.tensor([e.label for e in prepared], device=scores.device)
         return Values.of(-(scores.argmax(1) == labels).float())

@@ -101,21 +101,43 @@ def answer_nll(model: nn.Module, prompts: Sequence[Tokens], answers: Sequence[To
 def choice_logits(model: nn.Module, prompts: Sequence[Tokens], words: Sequence[int], pad_id: int) -> Tensor:
     """Next-token logits of the given words after each prompt, float32 (rows, words)."""
     rows = torch.tensor(list(words), device=device_of(model))
-    with _head_in_float32(model, rows) as restricted:
+    head = _linear_head(model)
+    with _in_float32([] if head is None else [head], rows):
         logits = answer_logits(model, prompts, [(0,)] * len(prompts), pad_id)[:, -1]
-    return (logits if restricted else logits[:, rows]).float()
+    return (logits if head is not None else logits[:, rows]).float()
+
+
+def class_logits(model: nn.Module, texts: Sequence[Tokens], pad_id: int) -> Tensor:
+    """Logits of a classifier's classes for each text, float32 (rows, classes).
+
+    Padded on the right: an encoder reads its first position, a decoder the last one that is no padding.
+    """
+    inner: Any = base_model(model)
+    batch = pad(texts, pad_id, device_of(model), left=False)
+    options: dict[str, Any] = {"use_cache": False} if "use_cache" in _accepted(type(base_model(model))) else {}
+    classes = torch.arange(inner.config.num_labels, device=device_of(model))
+    with _in_float32(_class_layers(inner), classes):
+        return model(**batch, **options).logits.float()
+
+
+def _class_layers(model: Any) -> list[nn.Linear]:
+    """The layers outside a classifier's body that give a number a class; those in a wrapper that are not used too."""
+    body = f"{model.base_model_prefix}."
+    return [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and not name.startswith(body)
+        and module.out_features == model.config.num_labels
+    ]
 
 
 @contextmanager
-def _head_in_float32(model: nn.Module, rows: Tensor) -> Generator[bool]:
-    """The output layer gives only these rows of its logits, computed in float32; False where it is not a Linear.
+def _in_float32(heads: Sequence[nn.Linear], rows: Tensor) -> Generator[None]:
+    """Output layers give only these rows of their logits, computed in float32.
 
     A bf16 logit of 16 is a multiple of 1/8: differences of losses at θ ± εz would be mostly rounding.
     """
-    head = _linear_head(model)
-    if head is None:
-        yield False
-        return
 
     def narrow(module: nn.Linear, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         held: Any = module.bias
@@ -124,11 +146,12 @@ def _head_in_float32(model: nn.Module, rows: Tensor) -> Generator[bool]:
 
     setattr(narrow, "rows", rows)  # noqa: B010 - for an executor that computes these outputs itself
     # prepended: it must see the weights while an executor still has the perturbed ones in place
-    handle = head.register_forward_hook(narrow, prepend=True)
+    handles = [head.register_forward_hook(narrow, prepend=True) for head in heads]
     try:
-        yield True
+        yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

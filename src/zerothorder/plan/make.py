@@ -14,7 +14,7 @@ from zerothorder.execution.together import ROWS
 from zerothorder.key import Key, run_key
 from zerothorder.ledger.entry import CHAIN, PREFIX, Codec, Entry
 from zerothorder.ledger.header import Header, site_table
-from zerothorder.objectives.sequences import answer_nll, choice_logits
+from zerothorder.objectives.sequences import answer_nll, choice_logits, class_logits
 from zerothorder.plan.bare import bare
 from zerothorder.plan.clock import Clock, Exchanged, calibrate
 from zerothorder.plan.config import PlanConfig
@@ -133,9 +133,7 @@ def forward_of(model: nn.Module, config: PlanConfig, together: int = 1) -> Calla
     prompt = tuple(range(1, 1 + config.tokens))
     rows = [prompt] * (config.rows * together)
     if config.head is not None:
-        ids = torch.ones(len(rows), config.tokens, dtype=torch.int64)
-        call: Any = model
-        return lambda: call(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        return lambda: class_logits(model, rows, 0)
     if config.objective == "lm":
         return lambda: answer_nll(model, [row[:1] for row in rows], [row[1:] for row in rows], 0)
     if rows_each(config) == 1:

@@ -59,7 +59,7 @@ def find(name: str, head: int | None, trust_remote_code: bool) -> Source:
         raise UsageError(_unreadable(name, Path(place), error)) from error
     if head is not None:
         config.num_labels = head
-    auto = _auto_class(transformers, config, head)
+    auto = _auto_class(transformers, config, head, name)
     if gguf is not None:
         # dequantised to float32 before anything is cast
         return Source(name, config, auto, gguf.stat().st_size, quantised=True)
