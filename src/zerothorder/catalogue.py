@@ -27,7 +27,7 @@ from zerothorder.recipes import (
 
 @dataclass(frozen=True)
 class Row:
-    """A recipe class and its defaults for each scheme (full, lora, prefix, head)."""
+    """A recipe class and its defaults for each scheme (full, lora, prefix, prompt, head)."""
 
     recipe: type[Recipe]
     schemes: Mapping[str, Mapping[str, float]]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from zerothorder.errors import UsageError, nearest
 
 Objective = Literal["classification", "lm", "metric"]
-Scheme = Literal["full", "lora", "prefix", "head"]
+Scheme = Literal["full", "lora", "prefix", "prompt", "head"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class TrainConfig(TaskConfig):
     recipe: str = "mezo"
     """The method; `zo recipes` lists them."""
     scheme: Scheme = "full"
-    """Which weights: all, LoRA factors, a prefix of keys and values, or the head."""
+    """Which weights: all, LoRA factors, a prefix of keys and values, a prompt of virtual tokens, or the head."""
     freeze: tuple[str, ...] = ()
     """Leave alone the parameters whose name contains one of these words, for example embed_tokens."""
     threads: int | None = None

@@ -22,6 +22,7 @@ from zerothorder.data import (
     parse_verbalizers,
     read_rows,
     saved_classes,
+    virtual_tokens,
 )
 from zerothorder.errors import UsageError
 from zerothorder.integrations.peft import apply_scheme, room_taken
@@ -71,7 +72,10 @@ def load_task(
     progress("loading the model", 0, 1)
     loaded = load_base(config, model, classes=verbalizers if config.head else None)
     progress("loading the model", 1, 1)
-    scheme = config.scheme if isinstance(config, TrainConfig) else "full"
+    before = virtual_tokens(loaded.model)
+    if before and config.objective == "metric" and verbalizers is None:
+        check_generation(loaded.model)
+    taken = 0 if before or not isinstance(config, TrainConfig) else room_taken(config.scheme)
     # a template is there for the words that complete it
     template = config.template or (known.template if known and not config.head else None)
     progress("encoding the texts", 0, 1)
@@ -80,11 +84,12 @@ def load_task(
             found,
             loaded.tokenizer,
             objective=config.objective,
-            max_length=min(config.max_length, _longest(loaded.model) - room_taken(scheme)),
+            max_length=min(config.max_length + len(before), _longest(loaded.model) - taken),
             template=template,
             verbalizers=verbalizers,
             chat=config.chat,
             head=config.head,
+            before=before,
         )
         for split, found in rows.items()
     }
@@ -107,6 +112,16 @@ def classes_for(config: TaskConfig, verbalizers: str | None, model: str, rows: M
     if verbalizers is not None:
         return parse_verbalizers(verbalizers)
     return saved_classes(Path(model).expanduser()) or classes_in(rows.get("train") or _rows(config, "train"))
+
+
+def check_generation(model: Any) -> None:
+    """UsageError where a model that writes would look virtual tokens up among the words it may write."""
+    penalty = getattr(model.generation_config, "repetition_penalty", None)
+    if penalty not in (None, 1.0) and not model.config.is_encoder_decoder:
+        raise UsageError(
+            f"the model's generation settings penalise repetition ({penalty:g}), for which virtual tokens would have "
+            "to be words; use the scheme prefix, or set repetition_penalty to 1 in its generation_config.json"
+        )
 
 
 def data_digest(splits: Mapping[str, Examples]) -> str:

@@ -429,7 +429,7 @@ def test_an_adapter_s_configuration_is_the_same_bytes_whatever_order_its_sets_co
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("scheme", ["full", *ADAPTERS])
+@pytest.mark.parametrize("scheme", ["full", *ADAPTERS, "prompt"])
 def test_a_plan_searches_what_a_run_does(llama_folder: Path, scheme: Any, dtype: Any) -> None:
     planned = make_plan(PlanConfig(model=str(llama_folder), scheme=scheme, dtype=dtype, time=False))
     space = ParameterSpace.of(apply_scheme(load_model(str(llama_folder), dtype).model, scheme, KEY))

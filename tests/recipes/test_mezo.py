@@ -498,7 +498,7 @@ def test_eps_has_a_default_of_its_own_in_every_scheme() -> None:
         "lora": ({1e-4, 5e-5, 1e-5}, 1e-2),
         "prefix": ({5e-2, 1e-2, 5e-3, 1e-3}, 1e-1),
     }
-    assert set(SCHEME_DEFAULTS) - set(grids) == {"head"}, "which the paper does not have"
+    assert set(SCHEME_DEFAULTS) - set(grids) == {"head", "prompt"}, "which the paper does not have"
     for scheme, (rates, eps) in grids.items():
         assert SCHEME_DEFAULTS[scheme]["lr"] in rates
         assert SCHEME_DEFAULTS[scheme]["eps"] == eps

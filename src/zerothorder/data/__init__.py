@@ -7,6 +7,7 @@ from zerothorder.data.encode import Encoded, Example, encode
 from zerothorder.data.folders import save_model
 from zerothorder.data.formats import Row
 from zerothorder.data.models import Loaded, load_model
+from zerothorder.data.soft_prompt import virtual_tokens
 from zerothorder.data.sources import DATA, MODELS
 from zerothorder.data.tables import read_rows
 from zerothorder.data.templates import Template, Verbalizers, parse_template, parse_verbalizers
@@ -33,4 +34,5 @@ __all__ = [
     "read_rows",
     "save_model",
     "saved_classes",
+    "virtual_tokens",
 ]

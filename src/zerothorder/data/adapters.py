@@ -9,6 +9,7 @@ import torch
 
 from zerothorder.data.classes import CLASSES, classes_of, name_classes, saved_classes
 from zerothorder.data.quiet import hushed, need, one_sentence
+from zerothorder.data.soft_prompt import load_prompt
 from zerothorder.errors import UsageError
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -31,7 +32,7 @@ def base_of(folder: Path) -> str:
 
 
 def load_adapter(model: Any, folder: Path) -> Any:
-    """The model with the trained adapter of a folder on it; LoRA may be trained further, a prefix only read.
+    """The model with the trained adapter of a folder on it; LoRA may be trained further, a prefix or prompt only read.
 
     UsageError where adapter and base do not fit.
     """
@@ -39,6 +40,8 @@ def load_adapter(model: Any, folder: Path) -> Any:
     try:
         with torch.random.fork_rng(devices=[]), hushed():
             config = peft.PeftConfig.from_pretrained(str(folder))
+            if config.peft_type == "PROMPT_TUNING" and config.task_type != "SEQ_CLS":
+                return load_prompt(model, folder, config.num_virtual_tokens).train(model.training)
             trainable = not config.is_prompt_learning
             adapted = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
     except (OSError, RuntimeError, ValueError, KeyError) as error:

@@ -9,7 +9,7 @@ What a row means depends on the objective:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from zerothorder.data.prompts import Ids, Prompter
@@ -63,13 +63,22 @@ def encode(
     verbalizers: str | Mapping[Any, str] | Verbalizers | None = None,
     chat: bool = False,
     head: bool = False,
+    before: Ids = (),
 ) -> Encoded:
     """Tokenise `rows` into at most `max_length` tokens each, prompt and answer together.
 
     What is too long loses the left end of its text: never the template's own words, never the answer. `chat`
     puts the prompt into the tokenizer's chat template as a user's message. With a classification `head` there
-    are no answer words, so `verbalizers` only name the classes.
+    are no answer words, so `verbalizers` only name the classes. `before` are tokens that every prompt begins with,
+    whatever else is cut; they count for the length.
     """
+    if before:
+        plain = encode(
+            rows, tokenizer, objective=objective, max_length=max_length - len(before), template=template,
+            verbalizers=verbalizers, chat=chat, head=head,
+        )  # fmt: skip
+        found = tuple(replace(example, prompt=before + example.prompt) for example in plain.examples)
+        return Encoded(found, plain.truncated, _longest(found))
     whole = objective == "lm" and not any("completion" in row for row in rows)
     choice = objective == "classification" or (objective == "metric" and verbalizers is not None)
     if whole and chat:

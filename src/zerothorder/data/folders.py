@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from zerothorder.data.adapters import ADAPTER_CONFIG, write_adapter
 from zerothorder.data.cache import settle
 from zerothorder.data.quiet import hushed, one_sentence
+from zerothorder.data.soft_prompt import virtual_tokens, write_prompt
 from zerothorder.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def write_folder(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase",
     with hushed():
         if hasattr(model, "peft_config"):
             write_adapter(model, folder)
+        elif virtual_tokens(model):
+            write_prompt(model, folder)
         else:
             model.save_pretrained(folder)
         tokenizer.save_pretrained(str(folder))

@@ -1,7 +1,8 @@
-"""Schemes: which weights are searched. All of them, the head, LoRA factors, or a prefix of keys and values (peft's).
+"""Schemes: which weights are searched. All, the head, LoRA factors, a prefix of keys and values, or virtual tokens.
 
 Source: MeZO (arXiv 2305.17333): LoRA with r = 8 and α = 16 on queries and values; 5 prefix vectors a layer that start
-from the keys and values of real tokens, which the paper calls crucial. ZO-Bench (arXiv 2402.11592): the head alone.
+from the keys and values of real tokens, which the paper calls crucial. ZO-Bench (arXiv 2402.11592): the head alone, and
+10 virtual tokens that start as real ones.
 """
 
 import math
@@ -12,14 +13,15 @@ from torch import Tensor, nn
 
 from zerothorder.data.classes import is_classifier
 from zerothorder.data.quiet import hushed, need, one_sentence
+from zerothorder.data.soft_prompt import virtual_tokens, with_prompt
 from zerothorder.errors import UsageError, nearest
 from zerothorder.key import Key
 from zerothorder.random.philox import lanes
 from zerothorder.space import ParameterSpace
 
-SCHEMES = ("full", "lora", "prefix", "head")
+SCHEMES = ("full", "lora", "prefix", "prompt", "head")
 RANK, ALPHA = 8, 16
-PREFIX_TOKENS = 5
+PREFIX_TOKENS, PROMPT_TOKENS = 5, 10
 
 # Names of query and value projections, the usual ones first; a fused projection is taken whole.
 _TARGETS = (
@@ -33,7 +35,7 @@ _TARGETS = (
     ("qkv_proj",),
 )
 _FACTORS = Key("lora_A", 0)
-_TOKENS = Key("prefix", 0)
+_TOKENS, _VIRTUAL = Key("prefix", 0), Key("prompt", 0)
 _ENCODER = "prompt_encoder."  # where peft keeps a prefix
 
 
@@ -45,15 +47,18 @@ def apply_scheme(model: Any, scheme: str, run_key: bytes) -> Any:
     "lora": A is a pure function of run key and site, B is zero, so base and ledger alone rebuild the start.
     "prefix": the keys and values of PREFIX_TOKENS tokens that the run key draws; they come out of a forward,
     which another machine may round differently, so `start_of` gives them for the ledger to keep.
+    "prompt": embeddings of PROMPT_TOKENS tokens that the run key draws, exact copies: replay makes them again.
     "head": what the model has beside its body, an output layer or a classifier (with the pooler before it).
     UsageError where the architecture has no place for the scheme.
     """
     if scheme not in SCHEMES:
         raise UsageError(f"unknown scheme {scheme!r}{nearest(scheme, SCHEMES)}")
+    if virtual_tokens(model):
+        raise UsageError("a model with a prompt can be measured, but not trained further; train its base")
     if scheme == "full":
         return model
-    if scheme == "head":
-        return _head(model)
+    if scheme in ("head", "prompt"):
+        return (_head if scheme == "head" else _prompt)(model, run_key)
     peft = need("peft", f"the scheme {scheme!r}")
     # peft draws initial weights of its own from the global generator; all of them are replaced
     with torch.random.fork_rng(devices=[]), hushed():
@@ -70,10 +75,10 @@ def start_of(scheme: str, space: ParameterSpace) -> dict[str, Tensor]:
 
 def room_taken(scheme: str) -> int:
     """Positions of the model's context that the scheme takes."""
-    return PREFIX_TOKENS if scheme == "prefix" else 0
+    return {"prefix": PREFIX_TOKENS, "prompt": PROMPT_TOKENS}.get(scheme, 0)
 
 
-def _head(model: Any) -> Any:
+def _head(model: Any, run_key: bytes) -> Any:
     own = _beside_the_body(model)
     if not own:
         raise UsageError(
@@ -83,6 +88,19 @@ def _head(model: Any) -> Any:
     for parameter in model.parameters():
         parameter.requires_grad_(any(parameter is one for one in own.values()))
     return model
+
+
+def _prompt(model: Any, run_key: bytes) -> Any:
+    if is_classifier(model):
+        raise UsageError(
+            "a prompt stands where a classifier may read, and does not train it; use the scheme lora, head or full"
+        )
+    table = model.get_input_embeddings()
+    drawn = lanes(_VIRTUAL.seed(run_key, 0), 32, 0, PROMPT_TOKENS) % table.num_embeddings
+    with torch.no_grad():
+        rows = table(drawn.to(table.weight.device))  # through it: some scale what they look up
+    model.requires_grad_(False)
+    return with_prompt(model, rows)
 
 
 def _beside_the_body(model: Any) -> dict[str, nn.Parameter]:

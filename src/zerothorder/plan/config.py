@@ -22,7 +22,7 @@ class PlanConfig:
     recipe: str = "mezo"
     """The method; `zo recipes` lists them."""
     scheme: Scheme = "full"
-    """Which weights: all, LoRA factors, a prefix of keys and values, or the head."""
+    """Which weights: all, LoRA factors, a prefix of keys and values, a prompt of virtual tokens, or the head."""
     objective: Objective = "classification"
     """classification by verbalizer, lm, or metric; of a metric one forward over the prompts is counted."""
     head: int | None = None
@@ -36,7 +36,7 @@ class PlanConfig:
     micro_batch: int | None = None
     """Rows evaluated at a time (gradient accumulation)."""
     tokens: int = 64
-    """Tokens a row, padding included."""
+    """Tokens a row, padding included; virtual ones come in addition."""
     answer_tokens: int = 1
     """Tokens of a candidate answer (classification)."""
     choices: int = 2

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from zerothorder import catalogue, random
+from zerothorder.data import virtual_tokens
 from zerothorder.errors import UsageError
 from zerothorder.execution.together import ROWS
 from zerothorder.key import Key, run_key
@@ -98,6 +99,7 @@ def make_plan(config: PlanConfig) -> Plan:
         if config.executor == "batched":
             memory = memory.with_check(largest_module(model, space), ROWS / (config.rows * together))
         total = sum(p.numel() for p in model.parameters())
+        taken = len(virtual_tokens(model))
         exchanged = Exchanged.of(model, space, recipe, config.executor)
         alone = one_by_one(model, space) if config.executor == "batched" else ()
     pieces = config.batch_size / config.rows / together
@@ -113,7 +115,7 @@ def make_plan(config: PlanConfig) -> Plan:
         memory=memory,
         evaluations=len(points),
         forwards=rows,
-        tokens=rows * config.tokens,
+        tokens=rows * (config.tokens + taken),
         clock=clock,
         ledger_step=step,
         ledger_header=header,
@@ -130,15 +132,17 @@ def rows_each(config: PlanConfig) -> int:
 
 def forward_of(model: nn.Module, config: PlanConfig, together: int = 1) -> Callable[[], Any]:
     """One evaluation of the objective on rows of `tokens` tokens, of as many points as are `together`."""
-    prompt = tuple(range(1, 1 + config.tokens))
+    before = virtual_tokens(model)
+    prompt = (*before, *range(1, 1 + config.tokens))
     rows = [prompt] * (config.rows * together)
     if config.head is not None:
         return lambda: class_logits(model, rows, 0)
     if config.objective == "lm":
-        return lambda: answer_nll(model, [row[:1] for row in rows], [row[1:] for row in rows], 0)
+        start = max(1, len(before))
+        return lambda: answer_nll(model, [row[:start] for row in rows], [row[start:] for row in rows], 0)
     if rows_each(config) == 1:
         return lambda: choice_logits(model, rows, list(range(1, 1 + config.choices)), 0)
-    cut = config.tokens - config.answer_tokens
+    cut = len(before) + config.tokens - config.answer_tokens
     pairs = [row for row in rows for _ in range(config.choices)]
     return lambda: answer_nll(model, [row[:cut] for row in pairs], [row[cut:] for row in pairs], 0)
 

@@ -84,6 +84,7 @@ SCHEME_DEFAULTS: Mapping[str, Mapping[str, float]] = {
     "full": {},
     "lora": {"lr": 2e-4},
     "prefix": {"lr": 1e-2},
+    "prompt": {"lr": 1e-2},
     "head": {"lr": 1e-3},
 }
 """Of AdamW, as adapters and heads are usually trained; SGD's rate is nobody's default."""

@@ -77,5 +77,6 @@ SCHEME_DEFAULTS: Mapping[str, Mapping[str, float]] = {
     "lora": {"lr": 1e-4, "eps": 1e-2},
     "prefix": {"lr": 1e-2, "eps": 1e-1},
     # not the paper's: those of `zo-sgd`
+    "prompt": {"lr": 1e-4, "eps": 1e-3},
     "head": {"lr": 1e-4, "eps": 1e-3},
 }

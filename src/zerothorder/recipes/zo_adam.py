@@ -36,5 +36,6 @@ SCHEME_DEFAULTS: Mapping[str, Mapping[str, float]] = {
     "full": {"lr": 1e-6, "eps": 1e-3},
     "lora": {"lr": 1e-4, "eps": 1e-2},
     "prefix": {"lr": 1e-3, "eps": 1e-1},
+    "prompt": {"lr": 1e-4, "eps": 1e-3},
     "head": {"lr": 1e-4, "eps": 1e-3},
 }

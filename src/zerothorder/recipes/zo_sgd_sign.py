@@ -44,5 +44,5 @@ class ZOSGDSign(ZOSGD):
 SCHEME_DEFAULTS: Mapping[str, Mapping[str, float]] = {
     # the length of a step no longer has the slope in it
     name: {**own, "lr": lr}
-    for (name, own), lr in zip(PLAIN.items(), (1e-6, 1e-4, 1e-3, 1e-4), strict=True)
+    for (name, own), lr in zip(PLAIN.items(), (1e-6, 1e-4, 1e-3, 1e-6, 1e-4), strict=True)
 }
