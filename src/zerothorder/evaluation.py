@@ -25,8 +25,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Measures of the model on `rows` examples of a split (0: all).
 
-    Classification: accuracy (best candidate), loss (cross-entropy), and for two classes AUC of the score
-    difference; with `calibrate` also calibrated_accuracy, whose threshold is the median score of that many
+    Classification: accuracy (best candidate), loss (cross-entropy), and for two classes, which all rows share, AUC of
+    the score difference; with `calibrate` also calibrated_accuracy, whose threshold is the median score of that many
     unlabelled training examples. Other objectives: their own mean. `rows` is the number of examples measured. A model
     whose scores are not numbers gets NaN for all.
     """
@@ -35,7 +35,8 @@ def evaluate(
     if kind != "classification" and not (kind == "metric" and examples[0].answers and len(examples[0].answers) > 1):
         value = mean_value(task, examples, batch_size, progress)
         return {"rows": len(examples), **({"loss": value} if kind == "lm" else {"f1": -value})}
-    unlabelled = task.splits["train"][:calibrate] if calibrate and len(examples[0].answers) == 2 else ()
+    shared = all(e.answers == examples[0].answers for e in examples)  # the first class of one row is that of all
+    unlabelled = task.splits["train"][:calibrate] if calibrate and shared and len(examples[0].answers) == 2 else ()
     total = len(examples) + len(unlabelled)
     scores = all_scores(task, examples, batch_size, lambda done, _: progress(done, total))
     labels = torch.tensor([e.label for e in examples])
@@ -45,7 +46,7 @@ def evaluate(
         "accuracy": float("nan") if scores.isnan().any() else float(right.mean()),
         "loss": float(torch.nn.functional.cross_entropy(scores.double(), labels)),
     }
-    if scores.shape[1] == 2:
+    if shared and scores.shape[1] == 2:
         margin = scores[:, 1] - scores[:, 0]
         found["auc"] = auc(margin, labels)
         if unlabelled:
@@ -78,14 +79,15 @@ def _batches(examples: Examples, batch_size: int) -> list[list[int]]:
 
 
 def all_scores(task: Task, examples: Examples, batch_size: int, progress: Callable[[int, int], None]) -> Tensor:
-    """Candidate scores of every example, in their order, float32 (examples, candidates)."""
+    """Candidate scores of every example, in their order, float32 (examples, most candidates); else -inf."""
     scores: dict[int, Tensor] = {}
     for rows in _batches(examples, batch_size):
         with torch.inference_mode():
             found = candidate_scores(task.model, [examples[i] for i in rows], task.pad_id).cpu()
         scores.update(zip(rows, found, strict=True))
         progress(len(scores), len(examples))
-    return torch.stack([scores[i] for i in range(len(examples))])
+    ordered = [scores[i] for i in range(len(examples))]
+    return torch.nn.utils.rnn.pad_sequence(ordered, batch_first=True, padding_value=float("-inf"))
 
 
 def mean_value(task: Task, examples: Sequence[Any], batch_size: int, progress: Callable[[int, int], None]) -> float:

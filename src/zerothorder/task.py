@@ -13,6 +13,7 @@ from torch import nn
 
 from zerothorder.config import TaskConfig, TrainConfig
 from zerothorder.data import DATA, encode, load_model, read_rows
+from zerothorder.data.options import has_options
 from zerothorder.errors import UsageError
 from zerothorder.integrations.peft import apply_scheme, room_taken
 from zerothorder.key import run_key
@@ -78,7 +79,7 @@ def load_task(
         loaded.source,
         {split: e.examples for split, e in encoded.items()},
         {split: e.truncated for split, e in encoded.items()},
-        objective_of(config, loaded.tokenizer, pad_id, verbalizers is not None),
+        objective_of(config, loaded.tokenizer, pad_id, verbalizers is not None or any(map(has_options, rows.values()))),
         pad_id,
     )
 
