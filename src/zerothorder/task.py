@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from zerothorder.config import TaskConfig, TrainConfig
-from zerothorder.data import DATA, encode, load_model, read_rows
+from zerothorder.data import encode, load_model, read_rows
 from zerothorder.data.options import has_options
+from zerothorder.data.tasks import wording
 from zerothorder.errors import UsageError
 from zerothorder.integrations.peft import apply_scheme, room_taken
 from zerothorder.key import run_key
@@ -48,6 +49,7 @@ def load_task(
     progress: Progress = lambda what, done, total: None,
 ) -> Task:
     """Load model and data. UsageError says what is wrong with either. `progress(what, done, total)` as it goes."""
+    template, verbalizers = wording(config.data, config.objective, config.template, config.verbalizers, config.bare)
     progress("reading the data", 0, 1)
     rows = {split: _rows(config, split) for split in splits}  # data first: its mistakes are cheap to find
     progress("reading the data", 1, 1)
@@ -55,9 +57,6 @@ def load_task(
     loaded = load_base(config, model)
     progress("loading the model", 1, 1)
     scheme = config.scheme if isinstance(config, TrainConfig) else "full"
-    known = DATA.get(config.data)
-    template = config.template or (known.template if known and config.objective != "lm" else None)
-    verbalizers = config.verbalizers or (known.verbalizers if known and config.objective != "lm" else None)
     progress("encoding the texts", 0, 1)
     encoded = {
         split: encode(

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 ROWS = "rows"
 """How many rows an evaluation measured, which stands among its measures."""
-DATA_FLAGS = ("data", "objective", "template", "verbalizers", "text_column", "label_column", "chat", "max_length")
+DATA_FLAGS = (
+    "data", "objective", "template", "verbalizers", "bare", "text_column", "label_column", "chat", "max_length",
+)  # fmt: skip
 MODEL_FLAGS = ("model", "dtype", "attention", "device", "threads", "trust_remote_code")
 GROUPS: Mapping[str, Sequence[str]] = {
     "run": ("output", "resume", "overwrite", "steps", "batch_size", "seed"),

