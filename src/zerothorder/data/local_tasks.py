@@ -9,10 +9,12 @@ from zerothorder.data.formats import Row
 from zerothorder.data.named import NamedTask
 from zerothorder.data.reviews import food_reviews, rotten_tomatoes
 from zerothorder.data.sources import data_folder
+from zerothorder.data.splits import words
 from zerothorder.errors import UsageError
 
-OTHERS = 3
-"""Wrong synopses beside the right one."""
+OTHERS, NEAR = 3, 8
+"""Wrong synopses beside the right one, and among how many they are drawn: among all others of the split, shared words
+alone would tell the right one in 96 of 100 rows of dev, as it is in 76."""
 
 
 def _shipped(name: str) -> Callable[[], Path]:
@@ -20,17 +22,20 @@ def _shipped(name: str) -> Callable[[], Path]:
 
 
 def synopses(rows: Sequence[Row]) -> list[Row]:
-    """Description → which of four synopses is its own; the others are those of other rows of the same split.
+    """Description → which of four synopses is its own.
 
-    Rows are drawn and options are ordered by a hash of the texts, so both are the same in every run.
+    The others are drawn among the 8 of the same split of whose words the largest share stands in the description. They
+    are drawn, and the options ordered, by a hash of the texts, so both are the same in every run.
     """
-    if len({row["summary"] for row in rows}) <= OTHERS:
+    bags = {row["summary"]: set(words(row["summary"])) for row in rows}
+    if len(bags) <= OTHERS:
         raise UsageError(f"{rows[0].where}: {len(rows)} rows are too few to choose from {OTHERS + 1} summaries")
     found: list[Row] = []
     for row in rows:
-        own = row["summary"]
-        others = sorted({other["summary"] for other in rows} - {own}, key=partial(_draw, row["text"]))[:OTHERS]
-        options = sorted([own, *others], key=partial(_draw, row["text"] + " order"))
+        own, text, seen = row["summary"], row["text"], set(words(row["text"]))
+        shares = {other: -len(bag & seen) / max(1, len(bag)) for other, bag in bags.items() if other != own}
+        near = sorted(shares, key=lambda other, text=text, shares=shares: (shares[other], _draw(text, other)))[:NEAR]
+        options = sorted([own, *sorted(near, key=partial(_draw, text))[:OTHERS]], key=partial(_draw, text + " order"))
         made = {**row, "options": options, "label": options.index(own), "completion": " " + own}
         found.append(Row(made.items(), row.where))
     return found
@@ -62,9 +67,9 @@ LOCAL = {
     "sections": NamedTask(
         "which of six sections of Debian does a package belong to?",
         _shipped("sections"),
-        template="{text}\nTopic:",
+        template="{text}\nIn one word, it is about",
         bare="{text}",
-        verbalizers="games=games,graphics=graphics,mail=email,net=network,science=science,sound=sound",
+        verbalizers="games=games,graphics=graphics,mail=email,net=network,science=science,sound=audio",
         licence=_DEBIAN,
     ),
     "synopses": NamedTask(

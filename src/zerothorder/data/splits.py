@@ -2,12 +2,18 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 from typing import TypeVar
 
 SPLITS = ("train", "dev", "test")
 Row = TypeVar("Row", bound=Mapping[str, object])
+
+
+def words(text: str) -> list[str]:
+    """Runs of letters, digits and underscores, in lower case."""
+    return re.findall(r"\w+", text.lower())
 
 
 def text_hash(row: Mapping[str, object]) -> str:
