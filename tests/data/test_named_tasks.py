@@ -216,7 +216,7 @@ def test_a_task_brings_its_prompt_and_takes_another(llama_folder: Path, tmp_path
     own = write(tmp_path / "raw", dev=[{"text": "a good film", "label": "great"}, {"text": "a", "label": "other"}])
     asked = {"model": str(llama_folder), "data": f"food-reviews:{own}"}
     for changes, prompt in (
-        ({}, "a good film\nOverall, this product was"),
+        ({}, "a good film It was"),
         ({"bare": True}, "a good film"),
         ({"template": "{text}!"}, "a good film!"),
     ):

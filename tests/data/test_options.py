@@ -183,8 +183,15 @@ def test_a_run_over_options_goes_through_and_learns_from_the_right_ones(
         output=tmp_path / "run", model=str(llama_folder), data=str(tmp_path / "a.jsonl"), objective=objective,
         steps=12, batch_size=4, lr=1e-2, eps=1e-2, threads=1, check="off",
     )  # fmt: skip
-    run = training.Training(config, Silent())
+    notes: list[str] = []
+
+    class Noting(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    run = training.Training(config, Noting())
     run.go()
+    assert not any("one by one" in note for note in notes), "as many options in every row: points share a pass"
     measures = run.measures
     assert set(measures["test"]) >= {"accuracy", "loss"}
     if objective == "classification":

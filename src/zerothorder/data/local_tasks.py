@@ -59,7 +59,7 @@ LOCAL = {
     "food-reviews": NamedTask(
         "is a review of food from Amazon a five-star one?",
         food_reviews,
-        template="{text}\nOverall, this product was",
+        template="{text} It was",
         bare="{text}",
         verbalizers="other=terrible,great=great",
         licence="reviewers' texts, fetched from Debian's r-cran-modeldata, never shipped",
