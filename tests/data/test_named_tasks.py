@@ -263,6 +263,8 @@ FIRST_PLACES = [1, 1, 3, 1, 2, 2, 2, 1]
 def test_too_few_summaries_to_choose_from(tmp_path: Path):
     rows = [{"text": f"what {n} does", "summary": f"does {n}"} for n in range(3)]
     refused(f"synopses:{write(tmp_path / 'raw', test=rows)}", "3 rows are too few to choose from 4 summaries")
+    lacking = [*rows, {"text": "a"}]
+    refused(f"synopses:{write(tmp_path / 'raw', test=lacking)}", "test.jsonl row 4 has no text in column 'summary'")
 
 
 @pytest.mark.e2e

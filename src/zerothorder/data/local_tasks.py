@@ -27,6 +27,10 @@ def synopses(rows: Sequence[Row]) -> list[Row]:
     The others are drawn among the 8 of the same split of whose words the largest share stands in the description. They
     are drawn, and the options ordered, by a hash of the texts, so both are the same in every run.
     """
+    for row in rows:
+        for column in ("text", "summary"):
+            if not isinstance(row.get(column), str):
+                raise UsageError(f"{row.where} has no text in column {column!r} (it has {', '.join(row)}): add it")
     bags = {row["summary"]: set(words(row["summary"])) for row in rows}
     if len(bags) <= OTHERS:
         raise UsageError(f"{rows[0].where}: {len(rows)} rows are too few to choose from {OTHERS + 1} summaries")
@@ -34,7 +38,9 @@ def synopses(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         own, text, seen = row["summary"], row["text"], set(words(row["text"]))
         shares = {other: -len(bag & seen) / max(1, len(bag)) for other, bag in bags.items() if other != own}
-        near = sorted(shares, key=lambda other, text=text, shares=shares: (shares[other], _draw(text, other)))[:NEAR]
+        edge = sorted(shares.values())[:NEAR][-1]
+        pool = [other for other, share in shares.items() if share <= edge]
+        near = sorted(pool, key=lambda other, text=text, shares=shares: (shares[other], _draw(text, other)))[:NEAR]
         options = sorted([own, *sorted(near, key=partial(_draw, text))[:OTHERS]], key=partial(_draw, text + " order"))
         made = {**row, "options": options, "label": options.index(own), "completion": " " + own}
         found.append(Row(made.items(), row.where))
