@@ -137,7 +137,7 @@ $(READY): pyproject.toml $(if $(TORCH_ASKED),always)
 
 # What the tests need and the demo does not: the GPU kernels' interpreter, larger than everything else, and TRL.
 $(TESTS): $(READY)
-	$(PIP) install --quiet --constraint $(PIN) --editable '.[kernels,trl,interplay,int8]'
+	$(PIP) install --quiet --constraint $(PIN) --editable '.[kernels,trl,interplay,int8,tasks]'
 	@touch $@
 
 $(DOCS): $(READY)

@@ -19,15 +19,18 @@ class TaskConfig:
     model: str = "smollm2-135m"
     """A local folder, a hub id, or a packaged model."""
     data: str = "rotten-tomatoes"
-    """A JSONL, CSV or Parquet file, a folder of splits, a `datasets` name, or a packaged data set."""
+    """A named task (or NAME:FOLDER with rows of your own for it), a shipped text set, a JSONL, CSV or Parquet file, a
+    folder of splits, or a `datasets` name."""
     objective: Objective = "classification"
-    """classification by verbalizer or --head; lm (likelihood); metric (accuracy with verbalizers or --head, else F1 of
-    generations). For sft, dpo, kto, reward and rloo, which have flags of their own, see
+    """classification by verbalizers, the rows' own options or --head; lm (likelihood); metric (accuracy where there are
+    such answers, else F1 of generations). For sft, dpo, kto, reward and rloo, which have flags of their own, see
     `zo train --objective dpo --help`."""
     template: str | None = None
     """The prompt, with columns in braces: '{text} It was'."""
     verbalizers: str | None = None
     """Labels and their words: '0=terrible,1=great'."""
+    bare: bool = False
+    """Ask a named task without its wording: the row's texts alone, then the answer (no task alignment)."""
     head: bool = False
     """A classifier on the model in place of words. Its classes are the labels of the verbalizers, where there are some,
     else those that a trained classifier names, else those of the training rows in order."""
@@ -189,8 +192,13 @@ _LEAST = {
     "eval_every": 0, "eval_rows": 0, "test_rows": 0, "snapshot_every": 0, "copies": 1,
 }  # fmt: skip
 
-PACKAGED = ("smollm2-135m", "minilm", "rotten-tomatoes")
-"""Names of packaged models and data sets: they win over files and folders of that name."""
+PACKAGED = (
+    "smollm2-135m", "minilm",
+    "conversations", "preferences", "sections", "summaries", "translations",
+    "rotten-tomatoes", "food-reviews", "synopses",
+    "sst2", "rte", "cb", "boolq", "wsc", "wic", "copa", "multirc", "record", "winogrande", "squad", "drop",
+)  # fmt: skip
+"""Names of packaged models, shipped texts and named tasks: they win over files and folders of that name."""
 _PLACES = ("model", "data")
 """Fields that may name a file or folder."""
 _SHOWN = ("profile", "quiet", "json")
@@ -202,9 +210,16 @@ _MAY_CHANGE = ("report_to", "eval_every", "snapshot_every", "check", "threads", 
 
 
 def absolute(name: str) -> str:
-    """The absolute path of a file or folder that exists; any other name as it is."""
+    """The absolute path of a file or folder that exists, also behind the name of a task; any other name as it is."""
+    task, colon, place = name.partition(":")
+    if colon and task in PACKAGED:
+        return f"{task}:{_absolute(place)}"
+    return name if name in PACKAGED else _absolute(name)
+
+
+def _absolute(name: str) -> str:
     path = Path(name).expanduser()
-    if name in PACKAGED or not path.exists():
+    if not path.exists():
         return name
     # a linked file keeps its name: what it leads to may lack the ending that tells its format
     return str(path.resolve() if path.is_dir() else path.parent.resolve() / path.name)
@@ -213,7 +228,9 @@ def absolute(name: str) -> str:
 def _same_place(a: str, b: str) -> bool:
     """Two names of one file or folder. A name that is no path here is the same as itself only."""
     one, other = Path(absolute(a)), Path(absolute(b))
-    return a == b or (one.is_absolute() and other.is_absolute() and one.resolve() == other.resolve())
+    return absolute(a) == absolute(b) or (
+        one.is_absolute() and other.is_absolute() and one.resolve() == other.resolve()
+    )
 
 
 def load_config(path: Path) -> TrainConfig:

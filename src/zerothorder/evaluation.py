@@ -87,14 +87,15 @@ def _batches(examples: Examples, batch_size: int) -> list[list[int]]:
 
 
 def all_scores(task: Task, examples: Examples, batch_size: int, progress: Callable[[int, int], None]) -> Tensor:
-    """Candidate scores of every example, in their order, float32 (examples, candidates)."""
+    """Candidate scores of every example, in their order, float32 (examples, most candidates); else -inf."""
     scores: dict[int, Tensor] = {}
     for rows in _batches(examples, batch_size):
         with torch.inference_mode():
             found = class_scores(task.model, [examples[i] for i in rows], task.pad_id, bool(task.classes)).cpu()
         scores.update(zip(rows, found, strict=True))
         progress(len(scores), len(examples))
-    return torch.stack([scores[i] for i in range(len(examples))])
+    ordered = [scores[i] for i in range(len(examples))]
+    return torch.nn.utils.rnn.pad_sequence(ordered, batch_first=True, padding_value=float("-inf"))
 
 
 def mean_value(task: Task, examples: Sequence[Any], batch_size: int, progress: Callable[[int, int], None]) -> float:

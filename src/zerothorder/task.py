@@ -6,14 +6,13 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from zerothorder.config import TaskConfig, TrainConfig
 from zerothorder.data import (
-    DATA,
     Verbalizers,
     classes_in,
     encode,
@@ -24,6 +23,8 @@ from zerothorder.data import (
     saved_classes,
     virtual_tokens,
 )
+from zerothorder.data.options import has_options
+from zerothorder.data.tasks import wording
 from zerothorder.errors import UsageError
 from zerothorder.integrations.peft import apply_scheme, room_taken
 from zerothorder.key import run_key
@@ -62,10 +63,10 @@ def load_task(
     """Load model and data. UsageError says what is wrong with either. `progress(what, done, total)` as it goes."""
     if config.head and config.objective == "lm":
         raise UsageError("a head gives classes, no words: --objective lm goes without --head")
+    template, words = wording(config.data, config.objective, config.template, config.verbalizers, config.bare)
+    verbalizers: Any = words
     progress("reading the data", 0, 1)
     rows = {split: _rows(config, split) for split in splits}  # data first: its mistakes are cheap to find
-    known = DATA.get(config.data) if config.objective != "lm" else None
-    verbalizers: Any = config.verbalizers or (known.verbalizers if known else None)
     if config.head:
         verbalizers = classes_for(config, verbalizers, model or config.model, rows)
     progress("reading the data", 1, 1)
@@ -76,8 +77,8 @@ def load_task(
     if before and config.objective == "metric" and verbalizers is None:
         check_generation(loaded.model)
     taken = 0 if before or not isinstance(config, TrainConfig) else room_taken(config.scheme)
-    # a template is there for the words that complete it
-    template = config.template or (known.template if known and not config.head else None)
+    if config.head and not config.template:
+        template = None  # it is there for the words that complete it
     progress("encoding the texts", 0, 1)
     encoded = {
         split: encode(
@@ -101,9 +102,9 @@ def load_task(
         loaded.source,
         {split: e.examples for split, e in encoded.items()},
         {split: e.truncated for split, e in encoded.items()},
-        objective_of(config, loaded.tokenizer, pad_id, verbalizers is not None),
+        objective_of(config, loaded.tokenizer, pad_id, verbalizers is not None or any(map(has_options, rows.values()))),
         pad_id,
-        verbalizers.labels if config.head else (),
+        cast("Verbalizers", verbalizers).labels if config.head else (),
     )
 
 

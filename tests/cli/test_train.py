@@ -195,10 +195,11 @@ def test_a_run_goes_on_from_another_folder(
 
 def test_packaged_names_and_hub_ids_are_not_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from zerothorder.config import PACKAGED, TrainConfig, absolute, check_resumable
-    from zerothorder.data.sources import DATA, MODELS
+    from zerothorder.data import MODELS, TASKS
+    from zerothorder.data.sources import SHIPPED
     from zerothorder.errors import UsageError
 
-    assert set(PACKAGED) == {*MODELS, *DATA}
+    assert sorted(PACKAGED) == sorted({*MODELS, *TASKS, *SHIPPED})
     monkeypatch.chdir(tmp_path)
     (tmp_path / "minilm").mkdir()
     (tmp_path / "mine").mkdir()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from zerothorder.data import DATA, collate_prompts, encode, load_model, read_rows, save_model
+from zerothorder.data import TASKS, collate_prompts, encode, load_model, read_rows, save_model
 from zerothorder.data.convert import gguf_to_folder
 from zerothorder.data.heads import SPREAD, hashed_uniform
 from zerothorder.errors import UsageError
@@ -312,7 +312,7 @@ def test_the_packaged_model_on_the_packaged_data():
     loaded = load_model("smollm2-135m", "bfloat16")
     assert loaded.model.num_parameters() == 134_515_008
     rows = read_rows("rotten-tomatoes", "dev")[:32]
-    task = DATA["rotten-tomatoes"]
+    task = TASKS["rotten-tomatoes"]
     made = encode(
         rows,
         loaded.tokenizer,

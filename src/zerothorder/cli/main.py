@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "train": ("train", "main", "fine-tune a language model without backpropagation"),
     "replay": ("replay", "main", "rebuild the fine-tuned model from base and ledger, bit for bit"),
     "eval": ("evaluate", "main", "accuracy, calibrated accuracy, AUC and loss of a model on held-out rows"),
+    "baselines": ("baselines", "main", "what a task gives away without a model: commonest answer, shared words"),
     "ledger show": ("ledger", "show", "what is in a ledger: recipe, settings, entries"),
     "ledger verify": ("verify", "main", "is a ledger whole, of this base, and does it lead to the recorded weights?"),
     "ledger diff": ("ledger", "diff", "where two ledgers part"),

@@ -214,7 +214,7 @@ class Live(_Shown):
 
 def label(name: str) -> str:
     """A measure's name as people write it."""
-    return {"auc": "AUC", "f1": "F1"}.get(name, name.replace("_", " "))
+    return {"auc": "AUC", "f1": "F1", "overlap_idf": "overlap, by idf"}.get(name, name.replace("_", " "))
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[Any]], title: str | None = None) -> Table:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ROWS = "rows"
 """How many rows an evaluation measured, which stands among its measures."""
 DATA_FLAGS = (
-    "data", "objective", "template", "verbalizers", "head", "text_column", "label_column", "chat", "max_length",
+    "data", "objective", "template", "verbalizers", "bare", "head", "text_column", "label_column", "chat", "max_length",
 )  # fmt: skip
 MODEL_FLAGS = ("model", "dtype", "attention", "device", "threads", "trust_remote_code")
 GROUPS: Mapping[str, Sequence[str]] = {

@@ -8,13 +8,14 @@ from zerothorder.data.folders import save_model
 from zerothorder.data.formats import Row
 from zerothorder.data.models import Loaded, load_model
 from zerothorder.data.soft_prompt import virtual_tokens
-from zerothorder.data.sources import DATA, MODELS
+from zerothorder.data.sources import MODELS
 from zerothorder.data.tables import read_rows
+from zerothorder.data.tasks import TASKS
 from zerothorder.data.templates import Template, Verbalizers, parse_template, parse_verbalizers
 
 __all__ = [
-    "DATA",
     "MODELS",
+    "TASKS",
     "BatchStream",
     "Encoded",
     "Example",

@@ -1,17 +1,19 @@
 """Rows become token ids: a prompt, and the answers that may follow it.
 
 What a row means depends on the objective:
-- classification: the template's prompt, and one candidate answer per verbalizer;
+- classification: the template's prompt, and one candidate answer per verbalizer; without verbalizers the row's own
+  `options`, of any number of tokens;
 - lm: a `completion` after a prompt, or, without that column, a whole text (then the prompt holds only what
   the tokenizer puts before any text: usually nothing, or one token);
-- metric: a prompt and the references that a generated answer is compared with; with verbalizers, the
-  candidates of a classification and the right word as reference.
+- metric: a prompt and the references that a generated answer is compared with; with verbalizers or options, the
+  candidates of a classification and the right one as reference.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from zerothorder.data.options import has_options, options_of
 from zerothorder.data.prompts import Ids, Prompter
 from zerothorder.data.quiet import hushed
 from zerothorder.data.tables import is_missing
@@ -80,17 +82,21 @@ def encode(
         found = tuple(replace(example, prompt=before + example.prompt) for example in plain.examples)
         return Encoded(found, plain.truncated, _longest(found))
     whole = objective == "lm" and not any("completion" in row for row in rows)
-    choice = objective == "classification" or (objective == "metric" and verbalizers is not None)
+    own = verbalizers is None and not head and objective != "lm" and has_options(rows)
+    choice = objective == "classification" or (objective == "metric" and (own or verbalizers is not None))
     if whole and chat:
         raise UsageError("a chat needs a question and an answer: give rows with prompt and completion")
-    if choice and verbalizers is None and template is None and not head:
+    if choice and verbalizers is None and template is None and not head and not own:
         raise UsageError(
             "classification needs to know its question and its answers: give a template like '{text} It was' and "
             "verbalizers that complete it, like 0=terrible,1=great"
         )
-    if choice and verbalizers is None:
-        raise UsageError("classification needs to know its answers: give verbalizers like 0=terrible,1=great")
-    if choice and template is None and not head:
+    if choice and verbalizers is None and not own:
+        raise UsageError(
+            "classification needs to know its answers: give verbalizers like 0=terrible,1=great, or every row options "
+            "of its own"
+        )
+    if choice and template is None and not head and not own:
         raise UsageError("classification by words needs a template that they complete, like '{text} It was'")
     if template is None:
         template = "{prompt}" if any("prompt" in row for row in rows) else "{text}"
@@ -98,7 +104,9 @@ def encode(
     with hushed():
         if whole:
             return _texts(rows, prompter, max_length)
-        if choice and verbalizers is not None:
+        if own:
+            goals = _own_choices(rows, prompter)
+        elif choice and verbalizers is not None:
             goals = _choices(rows, prompter, parse_verbalizers(verbalizers), head)
         else:
             goals = _answered(rows, prompter, stop=objective == "lm")
@@ -129,6 +137,22 @@ def _choices(rows: Rows, prompter: Prompter, verbalizers: Verbalizers, head: boo
         where = _where(row, index)
         label = verbalizers.index(_cell(row, "label", where), where)
         goals.append(_Goal(answers, label, (verbalizers.words[label],)))
+    return goals
+
+
+def _own_choices(rows: Rows, prompter: Prompter) -> list[_Goal]:
+    _refuse_space(prompter)
+    goals: list[_Goal] = []
+    for index, row in enumerate(rows):
+        where = _where(row, index)
+        options, label = options_of(row, where)
+        answers = tuple(map(prompter.continuation, options))
+        for place, ids in enumerate(answers):
+            if not ids or ids in answers[:place]:
+                raise UsageError(
+                    f"{where} has the option {options[place]!r}, whose tokens are none or another's: change it"
+                )
+        goals.append(_Goal(answers, label, (options[label],)))
     return goals
 
 
@@ -171,8 +195,7 @@ def _prompted(rows: Rows, prompter: Prompter, goals: Sequence[_Goal], max_length
 
 def _words(prompter: Prompter, verbalizers: Verbalizers) -> tuple[Ids, ...]:
     """The tokens of each verbalizer; a classification reads the first of them, so these have to differ."""
-    if prompter.template.tail.endswith(" ") and not prompter.chat:
-        raise UsageError("the template ends with a space, but the answer brings its own: take the space away")
+    _refuse_space(prompter)
     answers = tuple(prompter.continuation(word) for word in verbalizers.words)
     first: dict[int, str] = {}
     for word, ids in zip(verbalizers.words, answers, strict=True):
@@ -184,6 +207,11 @@ def _words(prompter: Prompter, verbalizers: Verbalizers) -> tuple[Ids, ...]:
             )
         first[ids[0]] = word
     return answers
+
+
+def _refuse_space(prompter: Prompter) -> None:
+    if prompter.template.tail.endswith(" ") and not prompter.chat:
+        raise UsageError("the template ends with a space, but the answer brings its own: take the space away")
 
 
 def _longest(examples: Sequence[Example]) -> int:

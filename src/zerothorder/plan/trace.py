@@ -13,7 +13,7 @@ from weakref import finalize
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
@@ -60,15 +60,25 @@ def without_data() -> Iterator[None]:
     """Tensors made inside have shapes and no storage, and generators stay as they are.
 
     Modules stay where and as they are made: `to` would swap parameters that the mode itself refers to. (Adapters are
-    made in float32 and end in it.)
+    made in float32 and end in it.) A module that is copied, as the head beside an adapter is, has parameters of its own:
+    torch's copy of one without data crashes when it is collected.
     """
-    to = nn.Module.to
+    to, copied = nn.Module.to, FakeTensor.__deepcopy__
     nn.Module.to = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
+    FakeTensor.__deepcopy__ = _copied  # type: ignore[method-assign]
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), torch.random.fork_rng(devices=[]), torch.no_grad():
             yield
     finally:
-        nn.Module.to = to  # type: ignore[method-assign]
+        nn.Module.to, FakeTensor.__deepcopy__ = to, copied  # type: ignore[method-assign]
+
+
+def _copied(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
+    if id(tensor) not in memo:
+        made = torch.empty_like(tensor)
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(made, tensor.requires_grad) if is_parameter else made
+    return memo[id(tensor)]
 
 
 with_data = unset_fake_temporarily
