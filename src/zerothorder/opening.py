@@ -14,9 +14,9 @@ from zerothorder.execution.swap import Swap
 from zerothorder.integrations.peft import start_of
 from zerothorder.ledger.attachments import Attachments
 from zerothorder.ledger.header import check_base
-from zerothorder.ledger.reader import Contents
+from zerothorder.ledger.reader import Contents, read
 from zerothorder.ledger.snapshot import load_snapshot
-from zerothorder.ledger.writer import Ledger
+from zerothorder.ledger.writer import Ledger, cut
 from zerothorder.movement import Movement
 from zerothorder.recipe import Recipe
 from zerothorder.replay import START, apply_entries, load_attached
@@ -36,7 +36,10 @@ def open_run(
     report: Reporter,
 ) -> tuple[Run, Movement]:
     """A new run, or with the `contents` of its ledger the run where it stopped: snapshot, then replay. With what
-    compares its weights with those of step 0."""
+    compares its weights with those of step 0.
+
+    Steps after the snapshot that replay cannot take are taken back, for they can be taken again: the file is cut.
+    """
     state, ledger = State(), None
     digest = data_digest(task.splits)
     path = config.output / "ledger.zo"
@@ -49,9 +52,10 @@ def open_run(
             )
         load_attached(contents, Attachments(path.parent / "attachments"), space, state, str(path))
         check_base(contents.header, task.model, space, str(path))
-        ledger = Ledger.resume(path)
         movement = Movement(space, task.source)  # from where the ledger starts
         done = load_snapshot(config.output / "snapshots", contents.chains, space, state)
+        contents = _taken_back(contents, done, path, report)
+        ledger = Ledger.resume(path)
         todo = contents.entries[done:]
         apply_entries(
             todo, contents, space, state, ledger.attachments, str(path),
@@ -90,6 +94,25 @@ def open_run(
     if contents is not None:
         report.note(f"resumed at step {run.index}")
     return run, movement
+
+
+def _taken_back(contents: Contents, done: int, path: Path, report: Reporter) -> Contents:
+    """What the ledger holds once nothing is left after the first `done` steps that only the data can bring again:
+    gradients of which it has the hash. A run without a step loses its attachments too, which its recipe makes again.
+
+    The shorter file replaces the longer one whole: a crash leaves one of the two, and either can be resumed.
+    """
+    store = Attachments(path.parent / "attachments")
+    lost = [e for e in contents.entries[done:] if e.dense_hash is not None and not store.has(e.dense_hash)]
+    if lost:
+        first, last = done, len(contents.entries) - 1
+        which = f"step {first} is" if first == last else f"steps {first} to {last} are"
+        where = f"the snapshot of step {done}" if done else "the start, for there is no snapshot"
+        report.note(f"the ledger keeps no gradients to replay: {which} taken again, from {where}")
+    elif contents.entries or not contents.attachments:
+        return contents
+    cut(path, done)
+    return read(path)
 
 
 def executor_of(config: TrainConfig) -> Executor:

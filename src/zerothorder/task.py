@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -63,18 +63,17 @@ def load_task(
     """Load model and data. UsageError says what is wrong with either. `progress(what, done, total)` as it goes."""
     if config.head and config.objective == "lm":
         raise UsageError("a head gives classes, no words: --objective lm goes without --head")
-    template, words = wording(config.data, config.objective, config.template, config.verbalizers, config.bare)
-    verbalizers: Any = words
+    template, verbalizers = wording(config.data, config.objective, config.template, config.verbalizers, config.bare)
     progress("reading the data", 0, 1)
     rows = {split: _rows(config, split) for split in splits}  # data first: its mistakes are cheap to find
-    if config.head:
-        verbalizers = classes_for(config, verbalizers, model or config.model, rows)
+    chosen_from = config.head or verbalizers is not None or any(map(has_options, rows.values()))
+    classes = classes_for(config, verbalizers, model or config.model, rows) if config.head else None
     progress("reading the data", 1, 1)
     progress("loading the model", 0, 1)
-    loaded = load_base(config, model, classes=verbalizers if config.head else None)
+    loaded = load_base(config, model, classes=classes)
     progress("loading the model", 1, 1)
     before = virtual_tokens(loaded.model)
-    if before and config.objective == "metric" and verbalizers is None:
+    if before and config.objective == "metric" and not chosen_from:
         check_generation(loaded.model)
     taken = 0 if before or not isinstance(config, TrainConfig) else room_taken(config.scheme)
     if config.head and not config.template:
@@ -87,7 +86,7 @@ def load_task(
             objective=config.objective,
             max_length=min(config.max_length + len(before), _longest(loaded.model) - taken),
             template=template,
-            verbalizers=verbalizers,
+            verbalizers=classes or verbalizers,
             chat=config.chat,
             head=config.head,
             before=before,
@@ -102,9 +101,9 @@ def load_task(
         loaded.source,
         {split: e.examples for split, e in encoded.items()},
         {split: e.truncated for split, e in encoded.items()},
-        objective_of(config, loaded.tokenizer, pad_id, verbalizers is not None or any(map(has_options, rows.values()))),
+        objective_of(config, loaded.tokenizer, pad_id, chosen_from),
         pad_id,
-        cast("Verbalizers", verbalizers).labels if config.head else (),
+        classes.labels if classes else (),
     )
 
 

@@ -1,6 +1,7 @@
 """A language model fine-tuned by `training.train`: killed and resumed, and rebuilt by another process."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -16,17 +17,24 @@ import pytest
 
 from crashes import boundaries, dying, in_child
 from small_runs import use_forkable_kernels
-from zerothorder import training
+from zerothorder import opening, training
 from zerothorder.config import TrainConfig
+from zerothorder.journal import Journal
+from zerothorder.ledger.reader import read
+from zerothorder.ledger.writer import cut
 from zerothorder.training import train
 
 pytestmark = pytest.mark.slow
 
 
 class Silent:
-    """A reporter that keeps nothing."""
+    """A reporter that keeps the notes."""
 
-    def note(self, text: str) -> None: ...
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def row(self, row: Mapping[str, Any]) -> None: ...
 
@@ -105,3 +113,95 @@ def test_killed_at_boundaries_all_over_the_run(config: TrainConfig, monkeypatch:
         train(dataclasses.replace(again, resume=begun), Silent())
         assert digest(again.output / "model") == expected, (at, names[at])
         assert (again.output / "ledger.zo").read_bytes() == ledger, (at, names[at])
+
+
+STEPS = 5
+
+
+def steps_of(folder: Path) -> list[dict[str, Any]]:
+    """The step rows of a journal without what another process may have otherwise."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    timed = ("seconds", "memory", "forwards", "tokens")
+    return [{k: v for k, v in row.items() if k not in timed} for row in rows if row["kind"] == "step"]
+
+
+@pytest.mark.parametrize("recipe", ["hybrid", "adamw"])
+@pytest.mark.parametrize("every", [0, 2])
+def test_a_run_with_gradients_goes_back_to_its_snapshot_and_ends_in_the_same_bits(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, recipe: str, every: int
+) -> None:
+    """Killed with so many entries written, then amid each call of the resume's own cut, then at the next step."""
+    use_forkable_kernels(monkeypatch)
+    config = dataclasses.replace(config, recipe=recipe, optimizer=None, snapshot_every=every, eps=None)
+    config = dataclasses.replace(config, eps=1e-2) if recipe == "hybrid" else config
+    train(config, Silent())
+    expected, ledger = digest(config.output / "model"), (config.output / "ledger.zo").read_bytes()
+    whole = steps_of(config.output)
+    assert [row["step"] for row in whole] == list(range(STEPS))
+
+    def killed(run: TrainConfig, step: int) -> None:
+        write = Journal.write
+
+        def dies(self: Journal, row: Mapping[str, Any]) -> None:
+            if row["kind"] == "step" and row["step"] == step:
+                os.kill(os.getpid(), signal.SIGKILL)  # written and applied, but for its row
+            write(self, row)
+
+        def work() -> None:
+            Journal.write = dies  # type: ignore[method-assign]
+            train(run, Silent())
+
+        assert in_child(work) == -signal.SIGKILL
+
+    for step in range(STEPS):
+        again = dataclasses.replace(config, output=config.output.with_name(f"at-{step}"))
+        resumed = dataclasses.replace(again, resume=True)
+        killed(again, step)
+        assert len(read(again.output / "ledger.zo").entries) == step + 1
+        # the cut itself is killed at each of its calls, and then the run once more at a later step
+        for at in range(4):
+
+            def cutting(at: int = at, resumed: TrainConfig = resumed) -> None:
+                monkeypatch.setattr(opening, "cut", functools.partial(dies_in, at))
+                train(resumed, Silent())
+
+            assert in_child(cutting) == -signal.SIGKILL
+        if step + 1 < STEPS:
+            killed(resumed, step + 1)
+        report = Silent()
+        train(resumed, report)
+        last = step + 1
+        done = last - last % every if every else 0
+        which = f"step {last} is" if done == last else f"steps {done} to {last} are"
+        where = f"the snapshot of step {done}" if done else "the start, for there is no snapshot"
+        sentence = f"the ledger keeps no gradients to replay: {which} taken again, from {where}"
+        # after the last step nothing was killed but cuts, the last of them when it was through
+        assert [note for note in report.notes if "taken again" in note] == [sentence] * (last < STEPS)
+        assert digest(again.output / "model") == expected, step
+        assert (again.output / "ledger.zo").read_bytes() == ledger, step
+        assert steps_of(again.output) == whole
+
+
+def dies_in(at: int, path: Path, done: int) -> None:
+    with dying(at, True):
+        cut(path, done)
+    os.kill(os.getpid(), signal.SIGKILL)  # fewer calls than that
+
+
+def test_killed_between_its_setup_and_its_first_step_a_run_is_set_up_once(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_forkable_kernels(monkeypatch)
+    config = dataclasses.replace(config, recipe="block-wise", optimizer=None, scheme="prefix", eps=1e-1)
+    train(config, Silent())
+    ledger = (config.output / "ledger.zo").read_bytes()
+    again = dataclasses.replace(config, output=config.output.with_name("again"))
+
+    def work() -> None:
+        monkeypatch.setattr(training.Training, "_loop", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        train(again, Silent())
+
+    assert in_child(work) == -signal.SIGKILL
+    assert len(read(again.output / "ledger.zo").attachments) == 2
+    train(dataclasses.replace(again, resume=True), Silent())
+    assert (again.output / "ledger.zo").read_bytes() == ledger

@@ -28,7 +28,7 @@ class Prompted(nn.Module):
     def __init__(self, table: nn.Embedding, rows: Tensor) -> None:
         super().__init__()
         self.table = table
-        self.prompt = nn.Embedding(*rows.shape, _weight=rows.detach().float().clone())
+        self.prompt = nn.Embedding.from_pretrained(rows.detach().float().clone(), freeze=False)
 
     @property
     def weight(self) -> Tensor:

@@ -40,6 +40,10 @@ class Attachments:
             ) from error
         return found
 
+    def has(self, wanted: str) -> bool:
+        """Whether the tensors of a hash are here; they may be damaged."""
+        return wanted in self._memory if self.folder is None else (self.folder / f"{wanted}.safetensors").exists()
+
     def get(self, wanted: str, what: str) -> dict[str, Tensor]:
         """The tensors of a hash. LedgerError names a missing or damaged file."""
         if self.folder is None and wanted in self._memory:

@@ -28,7 +28,7 @@ class Hybrid(ZOSGD):
     output head comes last, unless it is tied to the embedding, which comes first.
 
     The ledger holds a hash of the gradients: a run is repeated with its data, not replayed, and one that was killed
-    after its last snapshot begins anew.
+    goes on from its last snapshot; the steps after it are taken again.
 
     When not to use it: where run records should be small, or the objective has no derivative.
     """
