@@ -1,5 +1,6 @@
 """What `zo plan` says of a tiny model is what a run of it then does: bytes, forwards, ledger; and what it refuses."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -98,6 +99,19 @@ def test_the_trace_counts_what_is_alive_at_once():
         found = trace(layer, forward)
     assert 120_000 <= found.peak < 121_000
     assert found.largest == 80_000
+
+
+def test_a_copied_module_belongs_to_the_same_mode():
+    """Adapters copy a head. With a mode of its own a copy's memory would be freed twice."""
+    with without_data():
+        layer = torch.nn.Linear(3, 2)
+        layer.bias.requires_grad_(False)
+        made = copy.deepcopy(layer)
+        assert made.weight is not layer.weight
+        assert made.weight.fake_mode is layer.weight.fake_mode
+        assert made.weight.shape == (2, 3)
+        assert (made.weight.requires_grad, made.bias.requires_grad) == (True, False)
+        assert {name for name, _ in made.named_parameters()} == {"weight", "bias"}
 
 
 def test_activations_grow_with_rows_and_shrink_with_micro_batches(llama_folder: Path):

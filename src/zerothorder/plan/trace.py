@@ -60,24 +60,23 @@ def without_data() -> Iterator[None]:
     """Tensors made inside have shapes and no storage, and generators stay as they are.
 
     Modules stay where and as they are made: `to` would swap parameters that the mode itself refers to. (Adapters are
-    made in float32 and end in it.) A module that is copied, as the head beside an adapter is, has parameters of its own:
-    torch's copy of one without data crashes when it is collected.
+    made in float32 and end in it.) A copy of a tensor has its shape alone: torch's own would copy the mode with it, and
+    its memory would be freed twice.
     """
-    to, copied = nn.Module.to, FakeTensor.__deepcopy__
+    to, own = nn.Module.to, FakeTensor.__deepcopy__
     nn.Module.to = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
-    FakeTensor.__deepcopy__ = _copied  # type: ignore[method-assign]
+    FakeTensor.__deepcopy__ = _copy  # type: ignore[method-assign]
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), torch.random.fork_rng(devices=[]), torch.no_grad():
             yield
     finally:
-        nn.Module.to, FakeTensor.__deepcopy__ = to, copied  # type: ignore[method-assign]
+        nn.Module.to = to  # type: ignore[method-assign]
+        FakeTensor.__deepcopy__ = own  # type: ignore[method-assign]
 
 
-def _copied(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
-    if id(tensor) not in memo:
-        made = torch.empty_like(tensor)
-        is_parameter = isinstance(tensor, nn.Parameter)
-        memo[id(tensor)] = nn.Parameter(made, tensor.requires_grad) if is_parameter else made
+def _copy(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
+    made = torch.empty_like(tensor)
+    memo[id(tensor)] = nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
     return memo[id(tensor)]
 
 
