@@ -101,6 +101,7 @@ SHIPPED = {
     "preferences": "descriptions (prompt), their own synopses (chosen), those of other packages (rejected)",
     "translations": "English sentences of Debian package descriptions (source) and their German ones (target)",
     "conversations": "what one says (prompt) and what the other answers (response), chatterbot-corpus",
+    "glosses": "WordNet definitions of nouns, class names taken out; label: one of six classes",
 }
 """Name → what its rows are; the folder's NOTICE says whose."""
 
