@@ -51,7 +51,7 @@ def main() -> None:
     run.train(args.minutes, args.steps, compiled=args.compile)
     # What is measured is what is written.
     loss = held_out_loss(run.model.to(torch.bfloat16).float(), run.held)
-    characters = sum(len(document.text) for document in held) / sum(len(ids) - 1 for ids in encode(tokenizer, held))
+    characters = sum(len(document.text) for document in held) / sum(map(len, encode(tokenizer, held)))
     measures = {
         "index": date, "documents": len(seen), "held_out_documents": len(held),
         "training_tokens": sum(map(len, run.texts)), "steps": run.step, "tokens_seen": run.step * ROWS * LENGTH,
@@ -222,6 +222,10 @@ def write_model(model: Any, core: Any, folder: Path, measures: dict[str, Any]) -
         tokenizer_object=core, bos_token=BETWEEN, eos_token=BETWEEN, pad_token="<pad>", model_max_length=LENGTH
     )
     save_model(model, tokenizer, folder, overwrite=True)
+    # transformers 5 writes a class of its own, which earlier versions do not know; all know this one.
+    told = folder / "tokenizer_config.json"
+    settings = json.loads(told.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    told.write_text(json.dumps(settings, indent=2) + "\n")
     (folder / "pretraining.json").write_text(json.dumps(measures, indent=1) + "\n")
 
 

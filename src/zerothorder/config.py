@@ -185,7 +185,7 @@ _LEAST = {
     "eval_every": 0, "eval_rows": 0, "test_rows": 0, "snapshot_every": 0, "copies": 1,
 }  # fmt: skip
 
-PACKAGED = ("smollm2-135m", "minilm", "rotten-tomatoes")
+PACKAGED = ("smollm2-135m", "minilm", "llama-2.5m", "rotten-tomatoes")
 """Names of packaged models and data sets: they win over files and folders of that name."""
 _PLACES = ("model", "data")
 """Fields that may name a file or folder."""

