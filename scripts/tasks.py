@@ -1,62 +1,51 @@
-"""Build the text tasks that ship with the library, from Debian's package index and one corpus of the package index.
+"""Build the text tasks that ship with the library, from Debian's packages and one corpus of the package index.
 
     python scripts/tasks.py            into src/zerothorder/data/shipped/
     python scripts/tasks.py FOLDER     elsewhere, to compare
 
-Package descriptions and their German translations come through apt (its own sources name the archive; lists are kept in
-a scratch folder, the machine's are not touched), the conversations from the wheel of chatterbot-corpus. One row a
-source package and task; packages of summaries, sections and preferences are disjoint, so nothing of one is answered by
-another. Which rows are taken, and the split of each, follow from a hash of the source package's name: another run on
-the same index gives the same files. `built.json` holds the date of the index and the sha256 of every file.
+Package descriptions, their German translations and WordNet come through apt (debian_index.py, wordnet.py), the
+conversations from the wheel of chatterbot-corpus. One row a source package and task; packages of summaries, sections
+and preferences are disjoint, so nothing of one is answered by another. Which rows are taken, and the split of each,
+follow from a hash of the source package's name, or of the synset's: another run on the same index gives the same files.
+`built.json` holds the date of the index and the sha256 of every file.
 """
 
 import hashlib
 import itertools
 import json
-import os
 import re
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from debian_index import (
+    LANGUAGE,
+    SUITE,
+    Description,
+    Package,
+    drawn,
+    fetch_index,
+    fetch_package,
+    read_descriptions,
+    read_packages,
+)
+from wordnet import PACKAGE, glosses, read_synsets
+
 SHIPPED = Path(__file__).parent.parent / "src" / "zerothorder" / "data" / "shipped"
 CORPUS = ("chatterbot-corpus", "1.3.3")
-SUITE, LANGUAGE = "bookworm", "de"
 SECTIONS = ("games", "graphics", "mail", "net", "science", "sound")
 LABELS = {
     "games": r"games?|gaming|gamers?", "graphics": r"graphics?|graphical(ly)?", "mail": r"e?-?mails?|mailers?|mailing",
     "net": r"net|nets|network(s|ed|ing)?", "science": r"sciences?|scientific(ally)?", "sound": r"sounds?",
 }  # fmt: skip
 """Words that give a section away; they are taken out of its texts."""
+NAMED_BY = ("package", "synset", "prompt")
+"""What names a row, whatever its text: the first of these columns that it has."""
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Package:
-    """A binary package of the index: the first of its source, by name."""
-
-    name: str
-    version: str
-    source: str
-    section: str
-    digest: str
-
-
-@dataclass(frozen=True)
-class Description:
-    """First line, and the paragraphs that are running text."""
-
-    synopsis: str
-    paragraphs: tuple[str, ...]
-
-    @property
-    def text(self) -> str:
-        return " ".join(self.paragraphs)
 
 
 def main() -> int:
@@ -67,6 +56,8 @@ def main() -> int:
         packages = list(read_packages(next(lists.glob("*_Packages"))))
         english = read_descriptions(next(lists.glob("*_Translation-en")), "en")
         german = read_descriptions(next(lists.glob(f"*_Translation-{LANGUAGE}")), LANGUAGE)
+        wordnet, version = fetch_package(Path(scratch), PACKAGE)
+        meanings = glosses(read_synsets(wordnet))
         talks = fetch_talks(Path(scratch))
     taken: set[str] = set()
     tasks = {
@@ -75,8 +66,10 @@ def main() -> int:
         "preferences": preferences(packages, english, taken),
         "translations": translations(packages, english, german),
         "conversations": conversations(talks),
+        "glosses": meanings,
     }
-    built: dict[str, Any] = {"index": f"Debian {SUITE} main, {date}", "corpus": "==".join(CORPUS), "files": {}}
+    built: dict[str, Any] = {"index": f"Debian {SUITE} main, {date}", "wordnet": f"{PACKAGE} {version}"}
+    built |= {"corpus": "==".join(CORPUS), "files": {}}
     for name, (rows, dev, test) in tasks.items():
         for split, part in split_rows(rows, dev, test).items():
             path = folder / name / f"{split}.jsonl"
@@ -89,92 +82,6 @@ def main() -> int:
             print(f"{name}/{split}: {len(part)} rows, {len(data) / 1e6:.2f} MB")
     (folder / "built.json").write_text(json.dumps(built, indent=1) + "\n")
     return 0
-
-
-def fetch_index(scratch: Path) -> tuple[Path, str]:
-    """The index's files under an apt configuration of our own, and the date of its release file."""
-    asked = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", f"Codename: {SUITE}"]
-    found = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
-    if not found:
-        raise SystemExit(f"apt knows no archive of {SUITE}; add one to its sources")
-    lists = scratch / "lists"
-    (lists / "partial").mkdir(parents=True)
-    (scratch / "cache").mkdir()
-    key = "/usr/share/keyrings/debian-archive-keyring.gpg"
-    (scratch / "sources.list").write_text(f"deb [signed-by={key}] {found[0]} {SUITE} main\n")
-    settings = scratch / "apt.conf"
-    settings.write_text(
-        f"""#clear Acquire::Languages;
-Acquire::Languages {{ "en"; "{LANGUAGE}"; }};
-Acquire::GzipIndexes "false";
-Dir::State::lists "{lists}";
-Dir::Cache "{scratch / "cache"}";
-Dir::Etc::SourceList "{scratch / "sources.list"}";
-Dir::Etc::SourceParts "/dev/null";
-Dir::Etc::Parts "/dev/null";
-APT::Sandbox::User "";
-"""
-    )
-    subprocess.run(["apt-get", "update", "-qq"], env=os.environ | {"APT_CONFIG": str(settings)}, check=True)
-    release = next(lists.glob("*_InRelease")).read_text()
-    return lists, next(line.removeprefix("Date: ") for line in release.splitlines() if line.startswith("Date: "))
-
-
-def stanzas(path: Path) -> Iterator[dict[str, str]]:
-    """The fields of each paragraph of an index file; lines that go on keep their line breaks."""
-    for block in path.read_text(encoding="utf-8").split("\n\n"):
-        fields: dict[str, str] = {}
-        name = ""
-        for line in block.splitlines():
-            if line[:1] == " ":
-                fields[name] += "\n" + line[1:]
-            else:
-                name, _, value = line.partition(": ")
-                fields[name] = value
-        if fields:
-            yield fields
-
-
-def read_packages(path: Path) -> Iterator[Package]:
-    """One package a source: the one whose name comes first among those with the shortest name."""
-    best: dict[str, Package] = {}
-    for fields in stanzas(path):
-        source = fields.get("Source", fields["Package"]).partition(" ")[0]
-        own = Package(
-            fields["Package"], fields["Version"], source, fields.get("Section", ""), fields.get("Description-md5", "")
-        )
-        other = best.get(source)
-        if other is None or (len(own.name), own.name) < (len(other.name), other.name):
-            best[source] = own
-    yield from sorted(best.values(), key=lambda package: drawn(package.source))
-
-
-def read_descriptions(path: Path, language: str) -> dict[str, Description]:
-    """Descriptions by their digest."""
-    return {fields["Description-md5"]: describe(fields[f"Description-{language}"]) for fields in stanzas(path)}
-
-
-def describe(text: str) -> Description:
-    """Lists and code begin with another space, and a paragraph that has one is left out."""
-    synopsis, *lines = text.split("\n")
-    paragraphs, running = list[str](), True
-    words = list[str]()
-    for line in [*lines, "."]:
-        if line.strip() == ".":
-            # what ends in a colon leads to a list
-            if words and running and not words[-1].endswith(":"):
-                paragraphs.append(" ".join(words))
-            words, running = [], True
-        elif line.startswith((" ", "*", "-")):
-            running = False
-        else:
-            words.append(line.strip())
-    return Description(synopsis.strip(), tuple(paragraphs))
-
-
-def drawn(name: str) -> str:
-    """What rows are sorted by."""
-    return hashlib.sha256(f"zerothorder tasks 1: {name}".encode()).hexdigest()
 
 
 def is_plain(*texts: str) -> bool:
@@ -314,7 +221,7 @@ def conversations(talks: dict[str, Any]) -> Task:
 
 def split_rows(rows: Iterable[Row], dev: int, test: int) -> dict[str, list[Row]]:
     """The rows are in the order of a hash, so the ends of the list are as good as any."""
-    rows = sorted(rows, key=lambda row: drawn("split " + str(row.get("package", row.get("prompt")))))
+    rows = sorted(rows, key=lambda row: drawn("split " + str(next(row[name] for name in NAMED_BY if name in row))))
     return {"train": rows[dev + test :], "dev": rows[:dev], "test": rows[dev : dev + test]}
 
 

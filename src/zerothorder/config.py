@@ -193,8 +193,8 @@ _LEAST = {
 }  # fmt: skip
 
 PACKAGED = (
-    "smollm2-135m", "minilm",
-    "conversations", "preferences", "sections", "summaries", "translations",
+    "smollm2-135m", "minilm", "llama-2.5m",
+    "conversations", "glosses", "preferences", "sections", "summaries", "translations",
     "rotten-tomatoes", "food-reviews", "synopses",
     "sst2", "rte", "cb", "boolq", "wsc", "wic", "copa", "multirc", "record", "winogrande", "squad", "drop",
 )  # fmt: skip

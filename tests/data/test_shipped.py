@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,9 @@ COLUMNS = {
     "preferences": ("prompt", "chosen", "rejected"),
     "translations": ("source", "target"),
     "conversations": ("prompt", "response"),
+    "glosses": ("text", "label", "word"),
 }
+GLOSS_CLASSES = ("animal", "artifact", "food", "location", "person", "plant")
 
 
 def test_the_files_are_those_of_the_build_and_nothing_else_lies_there() -> None:
@@ -30,7 +34,7 @@ def test_the_files_are_those_of_the_build_and_nothing_else_lies_there() -> None:
         assert hashlib.sha256(data).hexdigest() == told["sha256"], name
         assert data.count(b"\n") == told["rows"]
     notice = (FOLDER / "NOTICE").read_text()
-    assert set(SHIPPED) == set(COLUMNS) == {path.name for path in FOLDER.iterdir() if path.is_dir()}
+    assert set(SHIPPED) == set(COLUMNS) == {path.name for path in FOLDER.iterdir() if path.is_dir()} - {"models"}
     assert all(name in notice for name in SHIPPED)
 
 
@@ -41,12 +45,12 @@ def test_rows_have_their_columns_and_no_row_is_in_two_splits(name: str) -> None:
         rows = read_rows(name, split, required=COLUMNS[name])
         assert len(rows) >= 140
         for row in rows:
-            key = row.get("package") or row["prompt"].lower()
+            key = row.get("package") or row.get("synset") or row["prompt"].lower()
             assert seen.setdefault(key, split) == split, key
             texts = " ".join(str(value) for value in row.values())
             assert "@" not in texts
             assert "://" not in texts
-            assert name == "conversations" or row["version"]
+            assert name in ("conversations", "glosses") or row["version"]
 
 
 def test_tasks_of_descriptions_share_no_package() -> None:
@@ -65,6 +69,15 @@ def test_what_is_asked_for_is_never_an_answer_s_copy() -> None:
     for row in read_rows("preferences"):
         assert row["chosen"] != row["rejected"]
     assert {row["label"] for row in read_rows("sections")} == {"games", "graphics", "mail", "net", "science", "sound"}
+
+
+def test_glosses_are_balanced_and_name_no_class() -> None:
+    rows = [row for split in ("train", "dev", "test") for row in read_rows("glosses", split)]
+    assert Counter(row["label"] for row in rows) == dict.fromkeys(GLOSS_CLASSES, 300)
+    words = {word for row in rows for word in re.findall(r"[a-z]+", row["text"].lower())}
+    assert not words & {f"{name}{end}" for name in (*GLOSS_CLASSES, "place") for end in ("", "s")}
+    # No definition stands twice, so none of dev or test can be looked up in train.
+    assert len({row["text"] for row in rows}) == len(rows)
 
 
 def test_a_name_that_is_nearly_one_is_told() -> None:

