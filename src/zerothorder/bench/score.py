@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from zerothorder import catalogue
 from zerothorder.bench.suite import Cell
 from zerothorder.config import TrainConfig
+from zerothorder.data.baselines import baselines
 from zerothorder.errors import UsageError
 from zerothorder.journal import read_journal
 from zerothorder.ledger.attachments import write_durably
@@ -23,6 +24,10 @@ from zerothorder.plan.bare import forwards_a_step
 from zerothorder.reporter import Silent
 from zerothorder.training import Training
 
+_AS_OF_TRAIN = (
+    "model", "data", "objective", "template", "verbalizers", "bare", "head", "dtype", "recipe", "scheme", "test_rows",
+)  # fmt: skip
+"""Settings that `zo train` has under the same name."""
 LEDGER, ATTACHMENTS = "ledger.zo.gz", "attachments"
 SEARCH_SEED = 1000
 """Of the runs that choose a rate: none of a suite's own, as far as anybody counts."""
@@ -36,7 +41,7 @@ class Score:
     `rates` are learning rates to choose from, a list, or a list for each scheme: each is tried for `search` forwards
     on the first task of the same model, and the one with the lowest cross-entropy on `dev_rows` of dev is taken for
     `budget` forwards on every task. All recipes of a suite have equally many. `settings` are the recipe's others.
-    `looks` is how often dev is looked at on the way; `test_rows` 0 is all.
+    `looks` is how often dev is looked at on the way; `test_rows` 0 is all. `bare` and `head` as of `zo train`.
     """
 
     axes: ClassVar[tuple[str, ...]] = ("model", "recipe", "scheme")
@@ -52,6 +57,8 @@ class Score:
     objective: str = "classification"
     template: str | None = None
     verbalizers: str | None = None
+    bare: bool = False
+    head: bool = False
     budget: int = 1500
     search: int = 300
     batch: int = 8
@@ -113,7 +120,7 @@ class Score:
 
     def cost(self) -> int:
         """Forwards of a step."""
-        return _cost(self.model, self.recipe, self.scheme, self.words())
+        return _cost(self.model, self.recipe, self.scheme, self.words(), self.head)
 
     def seconds(self) -> float:
         """Expected of one thread: forwards by the clock of a plan, a third more for what is around them."""
@@ -151,18 +158,17 @@ class Score:
             "memory": max(0, _resident() - start),
         }  # fmt: skip
         if self.rate is None:
-            found |= keep_ledger(config.output, folder)
+            found |= keep_ledger(config.output, folder) | {"baselines": baselines(self.data, "test", self.template)}
         shutil.rmtree(config.output)
         return json.loads(json.dumps(found, default=float))
 
     def config(self, output: Path, seed: int, rate: float, steps: int) -> TrainConfig:
         """As `zo train` has it; the run that is in the output folder is gone on with."""
+        given: dict[str, Any] = {name: getattr(self, name) for name in _AS_OF_TRAIN}
         return TrainConfig(
-            output=output, model=self.model, data=self.data, objective=self.objective, template=self.template,  # type: ignore[arg-type]
-            verbalizers=self.verbalizers, dtype=self.dtype, recipe=self.recipe, scheme=self.scheme, lr=rate,  # type: ignore[arg-type]
-            settings=self.words(), seed=seed, steps=steps, batch_size=self.batch, max_length=self.tokens,
-            eval_every=max(1, steps // self.looks), eval_rows=self.dev_rows, test_rows=self.test_rows, check="off",
-            threads=1, resume=(output / "config.json").exists(),
+            output=output, lr=rate, settings=self.words(), seed=seed, steps=steps, batch_size=self.batch,
+            max_length=self.tokens, eval_every=max(1, steps // self.looks), eval_rows=self.dev_rows, check="off",
+            threads=1, resume=(output / "config.json").exists(), **given,
         )  # fmt: skip
 
     def _recipe(self, rate: float) -> Any:
@@ -171,8 +177,9 @@ class Score:
 
 
 @functools.cache
-def _cost(model: str, recipe: str, scheme: str, settings: tuple[str, ...]) -> int:
-    return forwards_a_step(PlanConfig(model=model, recipe=recipe, scheme=scheme, settings=settings))  # type: ignore[arg-type]
+def _cost(model: str, recipe: str, scheme: str, settings: tuple[str, ...], head: bool) -> int:
+    classes = 2 if head else None  # how many does not matter
+    return forwards_a_step(PlanConfig(model=model, recipe=recipe, scheme=scheme, settings=settings, head=classes))  # type: ignore[arg-type]
 
 
 @functools.cache
