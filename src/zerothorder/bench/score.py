@@ -40,7 +40,8 @@ class Score:
 
     `rates` are learning rates to choose from, a list, or a list for each scheme: each is tried for `search` forwards
     on the first task of the same model, and the one with the lowest cross-entropy on `dev_rows` of dev is taken for
-    `budget` forwards on every task. All recipes of a suite have equally many. `settings` are the recipe's others.
+    `budget` forwards on every task. All recipes of a suite have equally many. `settings` are the recipe's others, a
+    value or one for each scheme.
     `looks` is how often dev is looked at on the way; `test_rows` 0 is all. `bare` and `head` as of `zo train`.
     """
 
@@ -129,8 +130,9 @@ class Score:
         return 3.0 + each * (self.budget * 4 / 3 + looked / self.batch)
 
     def words(self) -> tuple[str, ...]:
-        """The recipe's settings as the command line has them."""
-        return tuple(f"{name}={value}" for name, value in self.settings.items())
+        """The recipe's settings as the command line has them; of one given by schemes, that of this one."""
+        own = {name: v[self.scheme] if isinstance(v, Mapping) else v for name, v in self.settings.items()}
+        return tuple(f"{name}={value}" for name, value in own.items())
 
     def run(self, folder: Path, seed: int, before: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
         """Train and measure. A search looks at dev alone."""
