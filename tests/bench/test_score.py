@@ -339,3 +339,22 @@ def test_the_quick_suite_needs_an_output(capsys: Any) -> None:
     assert read_suite(QUICK).kind == "score"
     assert main(["bench", "--quick"]) == 2
     assert "--quick and --output" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_quick_suite_runs_end_to_end(tmp_path: Path, capsys: Any) -> None:
+    assert main(["bench", "--quick", "--output", str(tmp_path / "quick"), "--json"]) == 0
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (last["done"], last["of"], last["failed"]) == (24, 24, [])
+    found = results(read_suite(QUICK), tmp_path / "quick")
+    taught = [r for name, r in found.items() if "adamw+full/seed" in name]
+    assert all(r["test"]["loss"] < r["zero_shot"]["loss"] - 0.3 for r in taught), "a pretrained model, a real task"
+    assert main(["bench", "--quick", "--output", str(tmp_path / "quick"), "--check", "2", "--quiet"]) == 0
+
+
+@pytest.mark.slow
+def test_committed_scores_are_those_of_their_ledgers() -> None:
+    folder = Path(__file__).parents[2] / "experiments"
+    if not folder.is_dir():
+        pytest.skip("the experiments are not beside the tests of a source archive")
+    assert main(["bench", str(folder / "grid.toml"), "--check", "2", "--quiet"]) == 0
