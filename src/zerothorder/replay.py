@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zerothorder import catalogue, random
-from zerothorder.errors import LedgerError
+from zerothorder.errors import LedgerError, UsageError
 from zerothorder.ledger.attachments import Attachments
 from zerothorder.ledger.entry import Entry
 from zerothorder.ledger.header import check_base
@@ -43,20 +43,54 @@ def replay(
     path: Path | str,
     until: int | None = None,
     progress: Callable[[Entry], None] = lambda entry: None,
+    terms: int = TERMS,
 ) -> tuple[ParameterSpace, State, Contents]:
     """Move `model` (at its base weights, in the run's dtype) through the ledger's first `until` steps.
 
-    Bitwise the live run's weights on any CPU. LedgerError: another base, renamed or missing parameters, damage,
-    a newer format, a missing attachment.
+    Bitwise the live run's weights on any CPU, whatever `terms`, how many are applied in one pass; `progress` is called
+    for the entries of a pass once it is through. LedgerError: another base, renamed or missing parameters, damage, a
+    newer format, a missing attachment.
     """
+    contents, space, state, store = _opened(model, path, until)
+    apply_entries(contents.entries, contents, space, state, store, str(path), progress, terms)
+    return space, state, contents
+
+
+def moved(model: nn.Module, path: Path | str, since: int = 0, keep: float = 1.0) -> dict[str, Tensor]:
+    """How a ledger's steps from `since` on have moved each searched tensor, by site name, float32.
+
+    Σ_k keep^(T-1-k)·(θ_{k+1} - θ_k) over k = since … T-1: with `keep` 1 the difference θ_T - θ_since, below 1 a mean in
+    which late steps weigh more. Moves `model`, which stands at the base, to the end. LedgerError as of `replay`, and
+    for a `since` with no step after it; UsageError for a `keep` that is not in (0, 1].
+    """
+    if not 0 < keep <= 1:
+        raise UsageError(f"keep is {keep:g}; it is what a step leaves of the sum before it, above 0 and at most 1")
+    contents, space, state, store = _opened(model, path)
+    if not 0 <= since < len(contents.entries):
+        raise LedgerError(f"{path} has {len(contents.entries)} steps, none of them after step {since}; give less")
+    last = {site.name: site.parameter.detach().float().clone() for site in space}
+    found = {name: torch.zeros_like(tensor) for name, tensor in last.items()}
+
+    def follow(entry: Entry) -> None:
+        for site in space:
+            now = site.parameter.detach().float().clone()
+            if entry.step >= since:
+                found[site.name].mul_(keep).add_(now - last[site.name])
+            last[site.name] = now
+
+    apply_entries(contents.entries, contents, space, state, store, str(path), follow, terms=1)
+    return found
+
+
+def _opened(
+    model: nn.Module, path: Path | str, until: int | None = None
+) -> tuple[Contents, ParameterSpace, State, Attachments]:
+    """A ledger and a model that stands where its first step does."""
     contents = read(path, until)
-    space = space_of(model, contents)
-    state = State()
-    store = Attachments(Path(path).parent / "attachments")
+    space, state, store = space_of(model, contents), State(), Attachments(Path(path).parent / "attachments")
     load_attached(contents, store, space, state, str(path))
     check_base(contents.header, model, space, str(path))
-    apply_entries(contents.entries, contents, space, state, store, str(path), progress)
-    return space, state, contents
+    return contents, space, state, store
 
 
 def space_of(model: nn.Module, contents: Contents) -> ParameterSpace:
@@ -89,6 +123,7 @@ def apply_entries(
     store: Attachments,
     where: str,
     progress: Callable[[Entry], None] = lambda entry: None,
+    terms: int = TERMS,
 ) -> None:
     """Apply entries in order, the last ones of `contents`; dense parts and attachments are loaded as they come."""
     recipe = recipe_of(contents)
@@ -101,7 +136,7 @@ def apply_entries(
             _, name, digest = waiting.pop(0)
             state.tensors[name] = store.get(digest, f"{where}: {name!r}")
 
-    for group in _groups(entries, [step for step, _, _ in waiting]):
+    for group in _groups(entries, [step for step, _, _ in waiting], terms):
         attach(group[0].step)
         if (digest := group[0].dense_hash) is not None:
             dense = _first_order(store, digest, f"{where}: step {group[0].step}")
@@ -119,12 +154,12 @@ def _first_order(store: Attachments, digest: str, what: str) -> dict[str, Tensor
         raise LedgerError(f"{error}, or, where its recipe keeps no gradients, train again with the data") from error
 
 
-def _groups(entries: Iterable[Entry], attached: Sequence[int]) -> Iterator[list[Entry]]:
-    """Consecutive entries that may be applied in one pass: at most TERMS terms, nothing to be loaded in between."""
+def _groups(entries: Iterable[Entry], attached: Sequence[int], terms: int) -> Iterator[list[Entry]]:
+    """Consecutive entries that may be applied in one pass: at most `terms` terms, nothing to be loaded in between."""
     group: list[Entry] = []
     for entry in entries:
         alone = entry.dense_hash is not None or entry.step in attached
-        full = sum(len(own.terms) for own in group) + len(entry.terms) > TERMS
+        full = sum(len(own.terms) for own in group) + len(entry.terms) > terms
         if group and (alone or full or group[-1].dense_hash is not None):
             yield group
             group = []

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from many_points import TensorRows
-from zerothorder.errors import UsageError
+from zerothorder.errors import LedgerError, UsageError
 from zerothorder.estimate import Step
 from zerothorder.execution.batched import Batched
 from zerothorder.execution.copy import Copy
@@ -23,7 +23,7 @@ from zerothorder.optimizer import ZerothOrder
 from zerothorder.point import Values
 from zerothorder.recipes.spsa import SPSA
 from zerothorder.recipes.zopro import MU, V, ZOPrO, difference, guide
-from zerothorder.replay import replay
+from zerothorder.replay import moved, replay
 from zerothorder.run import Run
 from zerothorder.space import CHUNK, ParameterSpace
 from zerothorder.state import State
@@ -177,6 +177,30 @@ def test_a_run_is_replayed_bit_for_bit_from_its_scalars_and_two_vectors(
     again = Net(dtype)
     replay(again, tmp_path / "ledger.zo")
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_mu_from_the_ledger_of_an_earlier_run_or_an_average_of_it(tmp_path: Path) -> None:
+    model = Net()
+    run = Run(model, ParameterSpace.of(model), SPSA(lr=1e-2, eps=1e-2), Squares(), Swap(), path=tmp_path / "ledger.zo")
+    path = [{name: p.detach().clone() for name, p in model.named_parameters()}]
+    for step in range(5):
+        run.step(randn(5, 6, seed=step).float())
+        path.append({name: p.detach().clone() for name, p in model.named_parameters()})
+    ended = Net()
+    found = moved(ended, tmp_path / "ledger.zo", since=2)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), ended.parameters(), strict=True))
+    mean = moved(Net(), tmp_path / "ledger.zo", keep=0.5)
+    for name, whole in difference(path[5], path[2]).items():
+        assert torch.allclose(found[name], whole, atol=1e-7)
+        steps = [path[k + 1][name] - path[k][name] for k in range(5)]
+        assert torch.allclose(mean[name], sum(0.5 ** (4 - k) * d for k, d in enumerate(steps)), atol=1e-7)
+    after = Run(ended, ParameterSpace.of(ended), ZOPrO(lr=1e-3, eps=1e-2), Squares(), Swap(), steps=3)
+    guide(after, found)
+    assert math.isfinite(after.step(randn(5, 6)).notes["loss"])
+    with pytest.raises(LedgerError, match="has 5 steps, none of them after step 5"):
+        moved(Net(), tmp_path / "ledger.zo", since=5)
+    with pytest.raises(UsageError, match="keep is 0; it is what"):
+        moved(Net(), tmp_path / "ledger.zo", keep=0.0)
 
 
 @pytest.mark.parametrize("executor", [Swap, Batched])

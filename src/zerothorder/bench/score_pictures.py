@@ -94,6 +94,7 @@ def scatter(rows: Rows, cost: str, unit: str) -> str:
             axes.annotate(
                 name, (x, y), xytext=(4, 3), textcoords="offset points", color=INK if best else MUTED, fontsize=7
             )
+        axes.margins(x=0.12)  # room for the names
         axes.set_xlabel(unit)
     return alone(drawing.svg)
 
