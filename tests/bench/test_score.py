@@ -1,8 +1,12 @@
 """Suites of scores: equal searches, budgets in forwards, results that their ledgers repeat."""
 
+import functools
 import gzip
 import json
 import math
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +129,7 @@ class Counted:
         self.rows, self.looking = 0, False
         own, evaluate = LlamaForCausalLM.forward, training.evaluate
 
+        @functools.wraps(own)  # what it accepts is asked, and remembered
         def forward(model: Any, input_ids: Any = None, **others: Any) -> Any:
             self.rows += 0 if self.looking else len(input_ids)
             return own(model, input_ids=input_ids, **others)
@@ -333,6 +338,33 @@ def test_a_suite_from_search_to_page_and_back_through_its_ledgers(
         (out / row.name / RESULT).write_text(json.dumps(changed))
     assert main(["bench", str(path), "--check", "1"]) == 2
     assert "another score than its ledger gives" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_killed_suite_takes_its_cells_with_it_and_goes_on_to_the_same_ledgers(
+    llama_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    text = suite_text(llama_folder, data, "[methods.zo-sgd]").replace("[tasks.again]", "[tasks.other]")
+    text = text.replace("[1e-3, 1e-2]", "[1e-3]").replace('scheme = ["full", "lora"]', "").replace("[0, 1]", "[0]")
+    path = tmp_path / "scores.toml"
+    path.write_text(text.replace("budget = 20", "budget = 800"))
+    code = "import sys; from zerothorder.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    words = [sys.executable, "-c", code, "bench", str(path), "--only", "films", "--quiet"]
+    ledger = tmp_path / "scores/films/zo-sgd/seed-0/run/ledger.zo"
+    process = subprocess.Popen(words)
+    while process.poll() is None and not (ledger.exists() and ledger.stat().st_size > 5000):
+        time.sleep(0.02)
+    assert process.poll() is None, "it was done before it could be killed"
+    process.kill()
+    process.wait()
+    size = -1
+    while size != (size := ledger.stat().st_size):
+        time.sleep(0.5)
+    assert not (tmp_path / "scores/films/zo-sgd/seed-0" / RESULT).exists()
+    assert main([*words[3:]]) == 0
+    assert main([*words[3:], "--output", str(tmp_path / "whole")]) == 0
+    kept = [(tmp_path / name / "films/zo-sgd/seed-0" / LEDGER).read_bytes() for name in ("scores", "whole")]
+    assert kept[0] == kept[1]
 
 
 def test_the_quick_suite_needs_an_output(capsys: Any) -> None:

@@ -1,7 +1,10 @@
 """The process of one cell: forked from a server that has imported what all cells need."""
 
+import multiprocessing
+import multiprocessing.connection
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping
@@ -20,6 +23,7 @@ def run_cell(suite: Path, name: str, folder: Path, surroundings: Mapping[str, st
     import torch
 
     os.environ.update(surroundings)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     cell = read_suite(suite).cell(name)
     own = folder / cell.name
     own.mkdir(parents=True, exist_ok=True)
@@ -40,3 +44,11 @@ def run_cell(suite: Path, name: str, folder: Path, surroundings: Mapping[str, st
     except Exception:  # noqa: BLE001 - the log is where it is read
         traceback.print_exc()
         sys.exit(1)
+
+
+def _end_with_the_parent() -> None:
+    """A suite that is killed leaves no cell running, which the next one would run again beside it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
