@@ -104,6 +104,12 @@ def test_a_method_is_searched_once_a_scheme_and_before_its_runs(path: Path) -> N
         ("eps = 1e-2", "epps = 1e-2", "no setting 'epps'.*did you mean 'eps'"),
         ("budget = 20", "budgets = 20", "field 'budgets'.*did you mean 'budget'"),
         ("[tasks.films]", "[tasks.films]\nrow = 3", "field 'row'"),
+        ("budget = 20", 'budget = "20"', "budget of films/zo-sgd.full .* is '20'; it is a whole number"),
+        ("lora = [1e-2, 1e-1]", 'lora = [1e-2, "a"]', "rates of zo-sgd are .*; give a list of numbers"),
+        ("lora = [1e-2, 1e-1]", "lora = [1e-2, 1e-2]", "or one of them twice"),
+        ("budget = 20", 'budget = 20\ndtype = "float8"', "no dtype 'float8'.*did you mean"),
+        ("dev_rows = 4", "dev_rows = -3", "dev_rows is -3; it must be 0 or more"),
+        ("seeds = [0, 1]", "seeds = [0, 0]", "a list of different whole numbers"),
     ],
 )
 def test_a_mistake_is_told_before_anything_runs(path: Path, old: str, new: str, said: str) -> None:
@@ -117,6 +123,12 @@ def test_a_mistake_is_told_before_anything_runs(path: Path, old: str, new: str, 
 def test_a_budget_of_less_than_a_step_is_refused_by_name(path: Path, tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("search = 10", "search = 4"))
     with pytest.raises(UsageError, match=r"zo-sgd-cons.*a step of zo-sgd-cons takes 5 forwards, and a search of 4 is"):
+        check_suite(read_suite(path), tmp_path / "out")
+
+
+def test_data_that_is_not_there_is_found_before_anything_runs(path: Path, tmp_path: Path) -> None:
+    path.write_text(path.read_text().replace('films.jsonl"\n[tasks.again]', 'flims.jsonl"\n[tasks.again]'))
+    with pytest.raises(UsageError, match="flims"):
         check_suite(read_suite(path), tmp_path / "out")
 
 
@@ -281,9 +293,9 @@ def test_the_page_has_paired_differences_tables_and_pictures(path: Path, tmp_pat
     text = write_page(suite, results(suite, out), out).read_text()
     assert "28 of 28 runs" in text
     assert "| zo-sgd | 0 | 0 | 2 | 10 | 20 | 20 | (0.001) | 2 | 1 |" in text
-    assert "| zo-sgd-cons | **-0.100** (-0.100 to -0.100) | **+0.100** (+0.100 to +0.100) |" in text
+    assert "| zo-sgd-cons | -0.100 | +0.100 |" in text, "two seeds have no interval"
     assert "| sgd | no number | no number |" in text
-    assert "| zo-sgd-cons | +0.000 (+0.000 to +0.000) |" in text, "with lora they are the same"
+    assert "| zo-sgd-cons | +0.000 | +0.000 |" in text, "with lora they are the same"
     assert "| before training |  | 0.700 | 0.600 | 0.500 |  |" in text
     assert "| zo-sgd+full | 2 | 0.505 ± 0.005 | 0.495 ± 0.005 |" in text
     for name in ("differences", "forwards", "seconds", "memory"):
@@ -332,6 +344,17 @@ def test_a_suite_from_search_to_page_and_back_through_its_ledgers(
     # the weights are the same; sums of a forward may round by where a process has its memory
     assert [row.again for row in rows] == pytest.approx([row.recorded for row in rows], abs=1e-5)
     assert main(["bench", str(path), "--check", "2", "--quiet"]) == 0
+    capsys.readouterr()
+    ledger = out / rows[0].name / LEDGER
+    whole = ledger.read_bytes()
+    for damaged in (whole[:-40], b"garbage", None):
+        ledger.unlink() if damaged is None else ledger.write_bytes(damaged)
+        assert main(["bench", str(path), "--check", "99"]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert ("is gone" if damaged is None else "ledger.zo.gz is") in said
+        assert "result.json beside it to run the cell again" in said
+    ledger.write_bytes(whole)
+    assert main(["bench", str(path), "--check", "-1"]) == 2
     for row in rows:
         changed = json.loads((out / row.name / RESULT).read_text())
         changed["test"]["loss"] += 0.01
@@ -371,6 +394,8 @@ def test_the_quick_suite_needs_an_output(capsys: Any) -> None:
     assert read_suite(QUICK).kind == "score"
     assert main(["bench", "--quick"]) == 2
     assert "--quick and --output" in capsys.readouterr().err
+    assert main(["bench", "--quick", "some.toml"]) == 2
+    assert "--quick is a suite of its own" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -121,7 +121,7 @@ STEPS = 5
 def steps_of(folder: Path) -> list[dict[str, Any]]:
     """The step rows of a journal without what another process may have otherwise."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    timed = ("seconds", "memory", "forwards", "tokens")
+    timed = ("seconds", "cpu_seconds", "memory", "forwards", "tokens")
     return [{k: v for k, v in row.items() if k not in timed} for row in rows if row["kind"] == "step"]
 
 

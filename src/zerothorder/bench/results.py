@@ -24,10 +24,11 @@ def read_result(folder: Path, cell: Cell) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read ({error}); remove it to run the cell again") from error
     if found["digest"] != cell.digest:
-        changed = [n for n, value in cell.settings.items() if found["settings"].get(n) != value]
+        then = found["settings"]
+        changed = [f"{n} {then.get(n)!r}, not {value!r}" for n, value in cell.settings.items() if then.get(n) != value]
         raise UsageError(
             f"{path} is of other settings ({', '.join(changed) or 'another version of the suite'}); give another "
-            "output folder, or remove it to run the cell again"
+            "output folder, or remove this file to run the cell again"
         )
     return found
 

@@ -63,8 +63,9 @@ def run_suite(
                 for cell in _ready(waiting, missing, len(running) < processes, failed):
                     waiting.remove(cell)
                     asked = (suite.path.absolute(), cell.name, folder.absolute(), dict(os.environ))
-                    running[cell.name] = context.Process(target=run_cell, args=asked)
-                    running[cell.name].start()
+                    process = context.Process(target=run_cell, args=asked)
+                    process.start()
+                    running[cell.name] = process
                     if len(running) == processes:
                         break
                 progress(", ".join(running), total - len(missing) - len(failed), total)

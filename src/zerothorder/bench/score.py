@@ -14,8 +14,10 @@ from typing import Any, ClassVar
 from zerothorder import catalogue
 from zerothorder.bench.suite import Cell
 from zerothorder.config import TrainConfig
+from zerothorder.data import read_rows
 from zerothorder.data.baselines import baselines
-from zerothorder.errors import UsageError
+from zerothorder.data.models import DTYPES
+from zerothorder.errors import UsageError, nearest
 from zerothorder.journal import read_journal
 from zerothorder.ledger.attachments import write_durably
 from zerothorder.ledger.reader import read
@@ -28,6 +30,7 @@ _AS_OF_TRAIN = (
     "model", "data", "objective", "template", "verbalizers", "bare", "head", "dtype", "recipe", "scheme", "test_rows",
 )  # fmt: skip
 """Settings that `zo train` has under the same name."""
+_LEAST = {"budget": 1, "search": 1, "batch": 1, "tokens": 2, "looks": 1, "dev_rows": 0, "test_rows": 0}
 LEDGER, ATTACHMENTS = "ledger.zo.gz", "attachments"
 SEARCH_SEED = 1000
 """Of the runs that choose a rate: none of a suite's own, as far as anybody counts."""
@@ -70,14 +73,23 @@ class Score:
     rate: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.candidates:
-            raise UsageError(f"no learning rates for {self.recipe} with the scheme {self.scheme}; give rates")
+        if not self.candidates or len(set(self.candidates)) < len(self.candidates):
+            raise UsageError(
+                f"no learning rates for {self.recipe} with the scheme {self.scheme}, or one of them twice; give rates"
+            )
+        if self.dtype not in DTYPES:
+            raise UsageError(f"there is no dtype {self.dtype!r}{nearest(self.dtype, DTYPES)}")
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be {least} or more")
         self._recipe(self.candidates[0])  # an unknown recipe, scheme or setting is said before the first cell runs
 
     @property
     def candidates(self) -> tuple[float, ...]:
         """The rates of this scheme."""
         found = self.rates.get(self.scheme, ()) if isinstance(self.rates, Mapping) else self.rates
+        if not isinstance(found, list | tuple) or not all(isinstance(rate, int | float) for rate in found):
+            raise UsageError(f"rates of {self.recipe} are {found!r}; give a list of numbers, or one for each scheme")
         return tuple(float(rate) for rate in found)
 
     @classmethod
@@ -111,7 +123,8 @@ class Score:
         return dataclasses.replace(self, rate=rate, budget=self.search, looks=1, rates=[rate])
 
     def check(self) -> None:
-        """UsageError for a budget of less than a step."""
+        """UsageError for data that cannot be read, or a budget of less than a step."""
+        _readable(self.data)
         cost = self.cost()
         if self.budget < cost:
             what = "a search" if self.rate is not None else "a budget"
@@ -176,6 +189,11 @@ class Score:
     def _recipe(self, rate: float) -> Any:
         config = self.config(Path(), 0, rate, 1)
         return catalogue.build(self.recipe, self.scheme, **config.recipe_settings())
+
+
+@functools.cache
+def _readable(data: str) -> None:
+    read_rows(data, "dev")
 
 
 @functools.cache

@@ -13,13 +13,16 @@ from zerothorder.bench.tables import Results, done, markdown, state
 from zerothorder.report.text import duration
 
 Run = Mapping[str, Any]
+_SEEDS = 3
+"""Of every task, below which an interval says nothing."""
 _HOW = """First what is compared: cross-entropy on test rows (nats, lower is better), then calibrated accuracy, whose
 thresholds come from unlabelled training rows; plain accuracy mostly measures the model's bias between the answers.
 A difference is that to `{base}` on the same task and seed, with its 95 % interval by the bootstrap over seeds within
-tasks: bold where zero lies outside. A forward is a pass of a batch; a slope counts 2, a gradient 3; the forwards of
-the search are counted apart. Seconds are the processor's, one thread, evaluations left out. Memory is what the process
-held at most, less what it held before it loaded the model; compiled kernels take part of it, a hundred MiB or so where
-there are some. A rate in brackets is the lowest or highest that was tried.
+tasks: bold where zero lies outside; fewer than three seeds have no interval. A forward is a pass of a batch; a slope
+counts 2, a gradient 3; the forwards of the search are counted apart. Seconds are the processor's, one thread,
+evaluations left out. Memory is what the process held at most, less what it held before it loaded the model; compiled
+kernels take part of it, a hundred MiB or so where there are some. A rate in brackets is the lowest or highest that was
+tried.
 """
 
 
@@ -96,7 +99,9 @@ def compared(suite: Suite, found: Results, method: str, base: str) -> dict[str, 
     for key, measure in (("loss", "loss"), ("accuracy", score_name(every))):
         pairs = [_pairs(own, done(suite, found, task, against), measure) for task, own in runs.items()]
         if all(pairs) and name != base and all(math.isfinite(x) for own in pairs for x in own):
-            row[key] = paired(pairs)
+            value, low, high = paired(pairs)
+            told = min(map(len, pairs)) >= _SEEDS
+            row[key] = (value, low, high) if told else (value, math.nan, math.nan)
     row["seconds"] = statistics.fmean(run["training_seconds"] for run in every)
     row["memory"] = statistics.fmean(run["memory"] for run in every) / 2**20
     return row
@@ -137,6 +142,8 @@ def _difference(row: Mapping[str, Any], key: str, base: str) -> str:
         return "no number" if any(not math.isfinite(x) for x in of(row["every"], "test", "loss")) else "none"
     value, low, high = row[key]
     text = f"{value:+.3f}"
+    if math.isnan(low):
+        return text
     return f"{f'**{text}**' if low > 0 or high < 0 else text} ({low:+.3f} to {high:+.3f})"
 
 

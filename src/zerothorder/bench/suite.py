@@ -9,7 +9,8 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_type_hints
 
 from zerothorder.errors import UsageError, nearest
 
@@ -137,8 +138,9 @@ def read_suite(path: Path) -> Suite:
         if not raw.get(name):
             raise UsageError(f"{path} has no {name}; a suite needs kind, [tasks.NAME] and [methods.NAME]")
     seeds = raw.get("seeds", [0])
-    if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
-        raise UsageError(f"seeds of {path} is {seeds!r}; it is a list of whole numbers")
+    whole = isinstance(seeds, list) and seeds and all(isinstance(seed, int) for seed in seeds)
+    if not whole or len(set(seeds)) < len(seeds):
+        raise UsageError(f"seeds of {path} is {seeds!r}; it is a list of different whole numbers")
     # every method once before any a second time: a suite that is stopped has something to compare
     cells = sorted(_cells(path, raw, seeds), key=lambda cell: seeds.index(cell.seed))
     arranged = getattr(kind_of(raw["kind"]), "arranged", None)
@@ -166,12 +168,33 @@ def _cells(path: Path, raw: Mapping[str, Any], seeds: list[int]) -> Iterator[Cel
             given = {**raw.get("defaults", {}), **settings, **own}
             given.pop("only", None)
             for name, values in _spread(method, given, getattr(kind, "axes", ())):
-                try:
-                    made = kind(**values)
-                except TypeError as error:
-                    raise UsageError(f"{task}/{name} of {path} lacks a setting: {error}") from error
+                _fits(kind, values, f"{task}/{name} of {path}")
+                made = kind(**values)
                 for seed in seeds:
                     yield Cell(raw["kind"], task, name, seed, dataclasses.asdict(made))
+
+
+_PLAIN: Mapping[Any, tuple[tuple[type, ...], str]] = {
+    int: ((int,), "a whole number"), float: ((int, float), "a number"), str: ((str,), "a text"),
+    bool: ((bool,), "true or false"),
+}  # fmt: skip
+
+
+def _fits(kind: Any, values: Mapping[str, Any], where: str) -> None:
+    """UsageError for a setting that is missing or of another type than the kind's."""
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if field.name not in values:
+            if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+                raise UsageError(f"{where} lacks a setting: {field.name!r}; give it in [defaults], a task or a method")
+            continue
+        value = values[field.name]
+        hint = hints[field.name]
+        if isinstance(hint, UnionType):
+            hint = next(own for own in get_args(hint) if own is not type(None))
+        kinds, called = _PLAIN.get(hint, ((), ""))
+        if kinds and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+            raise UsageError(f"{field.name} of {where} is {value!r}; it is {called}")
 
 
 def _spread(method: str, given: Mapping[str, Any], axes: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:

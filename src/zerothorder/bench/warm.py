@@ -1,12 +1,15 @@
 """What the server of cells imports once, so that a cell of seconds does not take ten to begin."""
 
 import importlib.util
+import signal
 
 import torch  # noqa: F401
 
 import zerothorder.evaluation
 import zerothorder.training  # noqa: F401
 
+# Ctrl-C is for the suite and its cells, which ask for it again; this server ends when the suite does
+signal.signal(signal.SIGINT, signal.SIG_IGN)
 for name in ("transformers", "peft"):
     if importlib.util.find_spec(name):
         importlib.import_module(name)

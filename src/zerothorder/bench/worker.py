@@ -3,6 +3,7 @@
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import sys
 import threading
 import time
@@ -23,6 +24,7 @@ def run_cell(suite: Path, name: str, folder: Path, surroundings: Mapping[str, st
     import torch
 
     os.environ.update(surroundings)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     cell = read_suite(suite).cell(name)
     own = folder / cell.name

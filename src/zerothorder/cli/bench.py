@@ -21,7 +21,7 @@ class Bench:
     suite: Path | None = None
     """The suite, a TOML file."""
     output: Path | None = None
-    """Folder of the results; by default one beside the suite with its name."""
+    """Folder of the results; by default one beside the suite with its name. --quick needs one."""
     processes: int = 2
     """Cells at once."""
     only: tuple[str, ...] = ()
@@ -48,13 +48,15 @@ def main(words: Sequence[str]) -> int:
         from zerothorder.bench.suite import QUICK, chosen, read_suite
 
         path = QUICK if asked.quick else asked.suite
-        if path is None or (asked.quick and (asked.suite or asked.output is None)):
+        if asked.quick and asked.suite:
+            raise UsageError("--quick is a suite of its own; leave it out, or the file")
+        if path is None or (asked.quick and asked.output is None):
             raise UsageError("give a suite (a TOML file), or --quick and --output FOLDER")
         suite = read_suite(path)
         part = chosen(suite, asked.only)
         folder = asked.output or path.parent / path.stem
         out.progress("starting", 1, 1)
-        if asked.check:
+        if asked.check != 0:
             return _check(out, part, folder, asked.check)
         failed = [] if asked.page else _run(out, part, folder, asked)
         _tell(out, suite, folder, failed)
@@ -68,11 +70,16 @@ def _run(out: Terminal, part: Any, folder: Path, asked: Bench) -> list[str]:
 
     waiting = check_suite(part, folder, asked.any_commit)
     if not waiting:
+        out.note("nothing is left to run")
         return []
     seconds = predicted(part, folder, waiting, asked.processes)
     about = f"about {duration(seconds)}" if seconds is not None else "for how long shows when the first is done"
     out.note(f"{len(waiting)} of {len(part.cells)} runs to do, {about}")
-    return run_suite(part, folder, asked.processes, out.progress, any_commit=asked.any_commit)
+    try:
+        return run_suite(part, folder, asked.processes, out.progress, any_commit=asked.any_commit)
+    except KeyboardInterrupt:
+        out.note("stopped; the same command goes on")
+        raise
 
 
 def _tell(out: Terminal, suite: Any, folder: Path, failed: list[str]) -> None:
@@ -92,15 +99,17 @@ def _tell(out: Terminal, suite: Any, folder: Path, failed: list[str]) -> None:
 
 
 def _check(out: Terminal, suite: Any, folder: Path, count: int) -> int:
-    from zerothorder.bench.check import check_results
+    from zerothorder.bench.check import check_results, replayable
 
+    if count < 1:
+        raise UsageError(f"--check is {count}; give how many results to replay, 1 or more")
     rows = check_results(suite, folder, count, out.progress)
     shown = [(c.name, c.measure, f"{c.recorded:.6f}", f"{c.again:.6f}", "yes" if c.same else "NO") for c in rows]
     bad = [c.name for c in rows if not c.same]
     out.result(
         {"checked": [c.name for c in rows], "different": bad},
         table(("run", "measure", "recorded", "replayed", "same"), shown),
-        "",
+        f"{len(rows) - len(bad)} of {len(rows)} are as recorded; {len(replayable(suite, folder))} keep a ledger",
     )
     if bad:
         raise UsageError(f"{bad[0]} has another score than its ledger gives; the results were changed or badly copied")

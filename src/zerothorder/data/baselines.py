@@ -32,7 +32,7 @@ def baselines(
       which takes argmax_c log p(c) + Σ_w log p(w|c).
     - Options of a row's own: accuracy; majority is the commonest place of the right one; overlap takes the option of
       whose different words the largest share stands in the text, and `overlap_idf` the largest share of Σ idf(w), with
-      idf(w) = log((1 + n) / (1 + texts with w)) of the n training texts. The first of equals is taken.
+      idf(w) = log((1 + n) / (1 + texts with w)) of the n training texts. A tie counts as a guess among the tied.
     - Answers in free text: token F1; overlap answers with the sentence of the text that shares most words with the
       question.
 
@@ -100,15 +100,16 @@ def _by_options(train: Rows, rows: Rows, template: Template) -> dict[str, float]
     def idf(word: str) -> float:
         return math.log((1 + len(texts)) / (1 + seen[word]))
 
-    right = Counter[str]()
+    right: dict[str, float] = {"majority": 0.0, "overlap": 0.0, "overlap_idf": 0.0}
     for index, row in enumerate(rows):
         options, label = options_of(row, _where(row, index))
         text = set(words(_text(row, index, template)))
         right["majority"] += label == commonest
         for name, weight in (("overlap", lambda word: 1.0), ("overlap_idf", idf)):
             shares = [_share(set(words(option)), text, weight) for option in options]
-            right[name] += label == shares.index(max(shares))
-    return {name: right[name] / len(rows) for name in ("majority", "overlap", "overlap_idf")}
+            best = [place for place, share in enumerate(shares) if share == max(shares)]
+            right[name] += (label in best) / len(best)  # of a tie, what a guess among them is worth
+    return {name: value / len(rows) for name, value in right.items()}
 
 
 def _share(option: set[str], text: set[str], weight: Any) -> float:

@@ -1,5 +1,7 @@
 """Reading a ledger: every byte is checked; a torn tail, damage and a missing end are told apart."""
 
+import gzip
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +41,11 @@ def read(path: Path | str, until: int | None = None) -> Contents:
         data = path.read_bytes()
     except OSError as error:
         raise LedgerError(f"cannot read the ledger {path}: {error.strerror}") from error
+    if data[:2] == b"\x1f\x8b":  # a copy that is kept small
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise LedgerError(f"{path} is damaged: {error}; take it again from where it came") from error
     return parse(data, str(path), until)
 
 
