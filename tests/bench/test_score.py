@@ -298,6 +298,12 @@ def test_the_page_has_paired_differences_tables_and_pictures(path: Path, tmp_pat
     assert "| zo-sgd-cons | +0.000 | +0.000 |" in text, "with lora they are the same"
     assert "| before training |  | 0.700 | 0.600 | 0.500 |  |" in text
     assert "| zo-sgd+full | 2 | 0.505 ± 0.005 | 0.495 ± 0.005 |" in text
+    assert "Compared on what all of them have done: films (seeds 0, 1), again (seeds 0, 1)." in text, "of lora"
+    assert "Compared on what all of them have done: films (seeds 0, 1).\n" in text, "sgd is for films alone"
+    some = results(suite, out)
+    del some["films/zo-sgd-cons+lora/seed-1"], some["again/zo-sgd+lora/seed-0"]
+    fewer = write_page(suite, some, out).read_text()
+    assert "Compared on what all of them have done: films (seeds 0), again (seeds 1)." in fewer
     for name in ("differences", "forwards", "seconds", "memory"):
         assert (out / f"full-{name}.svg").read_text().startswith("<svg xmlns")
     assert summary(suite, results(suite, out))[1][0] == ("films", "zo-sgd+full", "2", "0.505 ± 0.005", "0.495 ± 0.005")

@@ -32,11 +32,17 @@ def write_page(suite: Suite, found: Results, folder: Path) -> Path:
     parts = [f"# {suite.name}\n", suite.about.strip() + "\n", state(suite, found), _HOW.format(base=base)]
     for group in groups(suite):
         own = [method for method in suite.methods if group_of(method) == group]
-        rows = [row for method in own if (row := compared(suite, found, method, base))]
+        common = shared_by(suite, found, own)
+        rows = [row for method in own if (row := compared(suite, common, method, base))]
         if not rows:
             continue
         title = group or "All methods"
-        parts += [f"## {title}\n", markdown(_HEAD, [_row(row, base) for row in rows])]
+        alike = ", ".join(f"{task} (seeds {', '.join(map(str, seeds))})" for task, seeds in runs_of(rows[0]).items())
+        parts += [
+            f"## {title}\n",
+            f"Compared on what all of them have done: {alike}.\n",
+            markdown(_HEAD, [_row(row, base) for row in rows]),
+        ]
         stem = (group or "all").replace(JOINT, "-")
         pictures = {
             "differences": (
@@ -85,6 +91,23 @@ def of(runs: Sequence[Run], split: str, name: str) -> list[float]:
     """A measure of every run; infinite for a loss that is no number."""
     values = [run[split].get(name) for run in runs]
     return [math.inf if value is None or value != value else value for value in values]
+
+
+def shared_by(suite: Suite, found: Results, methods: Sequence[str]) -> Results:
+    """Of these methods' results those on tasks and seeds that all of them that have any have: means over different runs
+    compare nothing."""
+    own = [
+        {(c.task, c.seed): c.name for c in suite.cells if c.method == method and not c.stage and c.name in found}
+        for method in methods
+    ]
+    own = [places for places in own if places]
+    alike = set[tuple[str, int]].intersection(*map(set, own)) if own else set[tuple[str, int]]()
+    return {name: found[name] for places in own for place, name in places.items() if place in alike}
+
+
+def runs_of(row: Mapping[str, Any]) -> dict[str, list[int]]:
+    """The seeds of each task."""
+    return {task: [run["seed"] for run in runs] for task, runs in row["runs"].items()}
 
 
 def compared(suite: Suite, found: Results, method: str, base: str) -> dict[str, Any] | None:

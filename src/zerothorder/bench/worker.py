@@ -26,7 +26,8 @@ def run_cell(suite: Path, name: str, folder: Path, surroundings: Mapping[str, st
     os.environ.update(surroundings)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    cell = read_suite(suite).cell(name)
+    whole = read_suite(suite)
+    cell = whole.cell(name)
     own = folder / cell.name
     own.mkdir(parents=True, exist_ok=True)
     log = os.open(own / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -35,7 +36,7 @@ def run_cell(suite: Path, name: str, folder: Path, surroundings: Mapping[str, st
         os.dup2(log, stream.fileno())
     torch.set_num_threads(1)
     try:
-        before = [read_result(folder, read_suite(suite).cell(other)) for other in cell.after]
+        before = [read_result(folder, whole.cell(other)) for other in cell.after]
         began = time.perf_counter()
         found = cell.made().run(own, cell.seed, [result for result in before if result is not None])
         write_result(folder, cell, {"seconds": round(time.perf_counter() - began, 1), **found})
