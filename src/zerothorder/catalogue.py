@@ -30,7 +30,7 @@ class Row:
     """A recipe class and its defaults for each scheme (full, lora, prefix, prompt, head)."""
 
     recipe: type[Recipe]
-    schemes: Mapping[str, Mapping[str, float]]
+    schemes: Mapping[str, Mapping[str, float | str]]
 
 
 _NONE: Mapping[str, Mapping[str, float]] = {scheme: {} for scheme in zo_sgd.SCHEME_DEFAULTS}
@@ -49,7 +49,7 @@ CATALOGUE: dict[str, Row] = {
         (forward_grad.ForwardGrad, zo_sgd.SCHEME_DEFAULTS),
         (block_wise.BlockWise, zo_sgd.SCHEME_DEFAULTS),
         (hybrid.Hybrid, zo_sgd.SCHEME_DEFAULTS),
-        (sparse_gradient.SparseGradient, zo_sgd.SCHEME_DEFAULTS),
+        (sparse_gradient.SparseGradient, sparse_gradient.SCHEME_DEFAULTS),
         (zopro.ZOPrO, _NONE),
         (first_order.SGD, _NONE),
         (first_order.AdamW, first_order.SCHEME_DEFAULTS),
@@ -57,7 +57,7 @@ CATALOGUE: dict[str, Row] = {
 }
 
 
-def register(recipe: type[Recipe], schemes: Mapping[str, Mapping[str, float]] | None = None) -> type[Recipe]:
+def register(recipe: type[Recipe], schemes: Mapping[str, Mapping[str, float | str]] | None = None) -> type[Recipe]:
     """Add a recipe of your own, so that runs can name it and replay can find it. UsageError for a taken name."""
     if CATALOGUE.get(recipe.name, Row(recipe, {})).recipe is not recipe:
         raise UsageError(f"the recipe name {recipe.name!r} is taken; choose another")

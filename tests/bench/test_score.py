@@ -108,6 +108,7 @@ def test_a_method_is_searched_once_a_scheme_and_before_its_runs(path: Path) -> N
         ("lora = [1e-2, 1e-1]", 'lora = [1e-2, "a"]', "rates of zo-sgd are .*; give a list of numbers"),
         ("lora = [1e-2, 1e-1]", "lora = [1e-2, 1e-2]", "or one of them twice"),
         ("budget = 20", 'budget = 20\ndtype = "float8"', "no dtype 'float8'.*did you mean"),
+        ("search = 10", "search = 30", "search is 30 forwards a rate, more than the budget of 20"),
         ("dev_rows = 4", "dev_rows = -3", "dev_rows is -3; it must be 0 or more"),
         ("seeds = [0, 1]", "seeds = [0, 0]", "a list of different whole numbers"),
     ],

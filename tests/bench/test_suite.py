@@ -248,7 +248,9 @@ first = {{ recipe = "spsa" }}
 def test_a_cell_that_fails_is_named_and_its_log_says_why(path: Path, tmp_path: Path, capsys: Any) -> None:
     path.write_text(SUITE.replace("updates = 2", 'updates = 2\nmodel = "./nowhere"'))
     assert main(["bench", str(path), "--only", "short", "plain"]) == 2
-    assert "2 runs ended in an error; the first says why in" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "2 runs ended in an error; the first says why in" in said
+    assert "short/plain/seed-1 FAILED; " in said
     assert "./nowhere does not exist" in (tmp_path / "tiny/short/plain/seed-0/log.txt").read_text()
 
 

@@ -35,9 +35,19 @@ def test_a_log_speaks_every_ten_seconds_and_at_evaluations(clock: list[float], c
         log.progress("training", number + 1, 40)
     log.row({"kind": "eval", "step": 40, "split": "dev", "accuracy": 0.5, "auc": 0.75, "moved": 0.1, "forwards": 3})
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "training 12/40: loss 1.5000 · 16 forwards/s, 26 s left"
+    assert lines[0] == "training 12/40: loss 1.5000 · 16 forwards/s, 28 s left"
     assert len(lines) == 4
     assert lines[-1] == "step 40, dev: accuracy 0.5000, AUC 0.7500"
+
+
+def test_the_time_left_of_work_that_is_gone_on_with(clock: list[float], capsys: pytest.CaptureFixture[str]):
+    log = Log()
+    log.progress("runs", 90, 100)
+    clock[0] += 11.0
+    log.progress("runs", 90, 100)  # nothing is known yet
+    clock[0] += 11.0
+    log.progress("runs", 92, 100)
+    assert capsys.readouterr().err.splitlines() == ["runs 90/100", "runs 92/100, 88 s left"]
 
 
 def test_quick_work_is_not_mentioned(clock: list[float], capsys: pytest.CaptureFixture[str]):

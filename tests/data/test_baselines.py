@@ -66,8 +66,10 @@ def test_any_data_and_its_columns(tmp_path: Path):
     dev = read_rows(path, "dev")
     assert found == {"majority": sum(row["is"] for row in dev) / len(dev), "overlap": 1.0}
     assert baselines(path, "dev", "{said}", {"label": "is"})["overlap"] == 1.0
-    with pytest.raises(UsageError, match="row 1 has nothing in column 'label'"):
+    with pytest.raises(UsageError, match="row 1 has no label, options or references, only text; "):
         baselines({"train": [{"text": "a"}], "test": [{"text": "a"}]})
+    with pytest.raises(UsageError, match="row 2 has nothing in column 'label'"):
+        baselines({"train": [{"text": "a", "label": 1}, {"text": "a", "label": None}], "test": [{"text": "a"}]})
     with pytest.raises(UsageError, match=r"the template names column 'text', which .*a.jsonl row \d+ does not have"):
         baselines(path, "dev", columns={"label": "is"})
 

@@ -374,6 +374,15 @@ def test_the_share_of_zeros_is_the_one_asked_for(ratio: str, share: float) -> No
         assert first > second
 
 
+def test_magnitudes_that_are_equal_set_no_ratios() -> None:
+    model = nn.Sequential(nn.Linear(30, 8, bias=False), nn.Linear(8, 30, bias=False))  # a fresh LoRA's shapes
+    nn.init.zeros_(model[1].weight)
+    with pytest.raises(UsageError, match=r"a share of 0\.00 zeros, not 0\.5.*ratio=layer"):
+        run_of("sparse-gradient", model, sparsity=0.5)
+    run = run_of("sparse-gradient", model, sparsity=0.75)  # here a quantile parts them: three quarters are below it
+    assert [float(run.state.tensor("sparsity", f"{n}.weight")[0]) for n in "01"] == [pytest.approx(0.5, abs=0.01), 1.0]
+
+
 def test_one_mask_perturbs_restores_and_updates_for_as_many_steps_as_it_stays() -> None:
     model = nn.Linear(60, 50, bias=False, dtype=torch.float64)
     x, y = torch.randn(4, 60, dtype=torch.float64), torch.zeros(4, 50, dtype=torch.float64)

@@ -45,16 +45,17 @@ def run_suite(
     suite: Suite,
     folder: Path,
     processes: int = 2,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    ended: Callable[[str, bool], None] = lambda name, well: None,
     any_commit: bool = False,
 ) -> list[str]:
     """Run what is not done; names of cells that failed, whose folder holds `log.txt`, and of those that waited for
-    them. On Ctrl-C the running ones are ended; what they had done is gone on with next time. UsageError as
-    `check_suite`."""
+    them. `progress(done, total)` counts what there was to do, `ended(name, well)` tells of each cell. On Ctrl-C the
+    running ones are ended; what they had done is gone on with next time. UsageError as `check_suite`."""
     if processes < 1:
         raise UsageError(f"processes is {processes}; at least one is needed")
     waiting = check_suite(suite, folder, any_commit)
-    total, failed = len(suite.cells), list[str]()
+    total, failed = len(waiting), list[str]()
     missing = {cell.name for cell in waiting}
     running: dict[str, BaseProcess] = {}
     with _server() as context:
@@ -68,16 +69,15 @@ def run_suite(
                     running[cell.name] = process
                     if len(running) == processes:
                         break
-                progress(", ".join(running), total - len(missing) - len(failed), total)
+                progress(total - len(waiting) - len(running), total)
                 time.sleep(_ASKED_EVERY)
                 for name, process in list(running.items()):
                     if process.exitcode is not None:
                         del running[name]
-                        if process.exitcode or not (folder / name / RESULT).exists():
-                            failed.append(name)
-                        else:
-                            missing.remove(name)
-            progress("", total - len(missing), total)
+                        well = process.exitcode == 0 and (folder / name / RESULT).exists()
+                        missing.remove(name) if well else failed.append(name)
+                        ended(name, well)
+            progress(total, total)
         finally:
             for process in running.values():
                 process.terminate()

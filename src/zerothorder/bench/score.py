@@ -73,7 +73,8 @@ class Score:
     rate: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.candidates or len(set(self.candidates)) < len(self.candidates):
+        rates = self.candidates
+        if not rates or len(set(rates)) < len(rates):
             raise UsageError(
                 f"no learning rates for {self.recipe} with the scheme {self.scheme}, or one of them twice; give rates"
             )
@@ -82,7 +83,11 @@ class Score:
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be {least} or more")
-        self._recipe(self.candidates[0])  # an unknown recipe, scheme or setting is said before the first cell runs
+        if self.rate is None and self.search > self.budget and rates[1:]:
+            raise UsageError(
+                f"search is {self.search} forwards a rate, more than the budget of {self.budget}; give less"
+            )
+        self._recipe(rates[0])  # an unknown recipe, scheme or setting is said before the first cell runs
 
     @property
     def candidates(self) -> tuple[float, ...]:

@@ -65,7 +65,7 @@ def main(words: Sequence[str]) -> int:
 
 def _run(out: Terminal, part: Any, folder: Path, asked: Bench) -> list[str]:
     from zerothorder.bench.predict import predicted
-    from zerothorder.bench.runner import check_suite, run_suite
+    from zerothorder.bench.runner import LOG, check_suite, read_result, run_suite
     from zerothorder.report.text import duration
 
     waiting = check_suite(part, folder, asked.any_commit)
@@ -75,8 +75,19 @@ def _run(out: Terminal, part: Any, folder: Path, asked: Bench) -> list[str]:
     seconds = predicted(part, folder, waiting, asked.processes)
     about = f"about {duration(seconds)}" if seconds is not None else "for how long shows when the first is done"
     out.note(f"{len(waiting)} of {len(part.cells)} runs to do, {about}")
+
+    def progress(done: int, total: int) -> None:
+        out.progress("runs", done, total)
+
+    def ended(name: str, well: bool) -> None:
+        if well:
+            found = read_result(folder, part.cell(name)) or {}
+            out.note(f"{name} done in {duration(found['seconds'])}")
+        else:
+            out.note(f"{name} FAILED; {folder / name / LOG} says why")
+
     try:
-        return run_suite(part, folder, asked.processes, out.progress, any_commit=asked.any_commit)
+        return run_suite(part, folder, asked.processes, progress, ended, any_commit=asked.any_commit)
     except KeyboardInterrupt:
         out.note("stopped; the same command goes on")
         raise

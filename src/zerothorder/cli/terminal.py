@@ -127,7 +127,8 @@ class Log(_Shown):
 
     def __init__(self) -> None:
         super().__init__()
-        self._said, self._began = time.monotonic(), dict[str, float]()
+        self._said = time.monotonic()
+        self._began: dict[str, tuple[float, int]] = {}  # when, and how far it was already: a run that is gone on with
         self._now = ""
 
     def note(self, text: str) -> None:
@@ -140,11 +141,11 @@ class Log(_Shown):
             self._say(f"step {row['step']}, {row['split']}: {_measured(row)}")
 
     def progress(self, what: str, done: int, total: int) -> None:
-        began = self._began.setdefault(what, time.monotonic())
+        began, before = self._began.setdefault(what, (time.monotonic(), done))
         if done >= total:
             del self._began[what]
         if done < total and time.monotonic() - max(self._said, began) > _LOG_EVERY:
-            left = (time.monotonic() - began) * (total - done) / done if done else 0.0
+            left = (time.monotonic() - began) * (total - done) / (done - before) if done > before else 0.0
             rest = f", {left:.0f} s left" if left else ""
             now = f": {self._now}" if what == "training" else ""
             self._say(f"{what} {done}/{total}{now}{rest}")

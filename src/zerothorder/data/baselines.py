@@ -86,7 +86,12 @@ def _by_class(train: Rows, rows: Rows, template: Template) -> dict[str, float]:
 
 
 def _label(row: Mapping[str, Any], index: int) -> str:
-    if row.get("label") is None:
+    if "label" not in row:
+        raise UsageError(
+            f"{_where(row, index)} has no label, options or references, only {', '.join(row)}; a column of labels with "
+            "another name is given with --label-column"
+        )
+    if row["label"] is None:
         raise UsageError(f"{_where(row, index)} has nothing in column 'label': name it, or give every row a label")
     return label_name(row["label"])
 

@@ -1,11 +1,13 @@
 """Sparse-gradient ZO-SGD: directions with a random share of zeros."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from zerothorder.directions.laws import Dense
 from zerothorder.directions.maps import SPARSITY, RandomMask
 from zerothorder.errors import UsageError, nearest
+from zerothorder.recipes.zo_sgd import SCHEME_DEFAULTS as PLAIN
 from zerothorder.recipes.zo_sgd import ZOSGD
 from zerothorder.sparsity import by_magnitude, uniform
 
@@ -21,8 +23,9 @@ class SparseGradient(ZOSGD):
 
     Paper: that of `zo-sgd`. `ratio` "layer": the same probability everywhere; "global": the share of the tensor's
     weights whose magnitude is below the model's quantile `sparsity` at the start (magnitudes set the probabilities,
-    they choose no elements). A mask stays for `resample` steps. Nothing is rescaled. Its code zeroes the share
-    Φ(ratio) instead (0.54 asked 0.1), and forgets the mask in the update of several draws.
+    they choose no elements; for LoRA, half of which starts at zero, the default is "layer"). A mask stays for
+    `resample` steps. Nothing is rescaled. Its code zeroes the share Φ(ratio) instead (0.54 asked 0.1), and forgets the
+    mask in the update of several draws.
 
     When not to use it: with masks that have nothing to do with the loss, it is `zo-sgd` at a rate of 1 - sparsity.
     """
@@ -44,3 +47,9 @@ class SparseGradient(ZOSGD):
             raise UsageError(f"unknown ratio {self.ratio!r}{nearest(self.ratio, RATIOS)}")
         shares = uniform if self.ratio == "layer" else by_magnitude
         run.attach(SPARSITY, shares(run.space, self.sparsity))
+
+
+SCHEME_DEFAULTS: Mapping[str, Mapping[str, float | str]] = {
+    **PLAIN,
+    "lora": {**PLAIN["lora"], "ratio": "layer"},  # half of a fresh LoRA is zero, so that magnitudes set nothing
+}
