@@ -10,7 +10,7 @@ from zerothorder.environment import FILE as ENVIRONMENT
 from zerothorder.errors import UsageError
 from zerothorder.ledger.attachments import write_durably
 
-_FILES = ("ledger.zo", "metrics.jsonl", "report.html", "config.json", ENVIRONMENT)
+_FILES = ("ledger.zo", "metrics.jsonl", "report.html", "interplay.json", "config.json", ENVIRONMENT)
 _FOLDERS = ("model", "snapshots", "attachments", "tensorboard")
 
 

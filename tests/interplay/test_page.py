@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from safetensors.torch import save_file
 
 from zerothorder.cli.main import main
 from zerothorder.interplay.look import WHOLE, Interplay, look
-from zerothorder.interplay.page import table, write_page
+from zerothorder.interplay.page import table, write_page, write_values
 from zerothorder.interplay.paths import Checkpoints
+from zerothorder.report import write_report
 
 
 @pytest.fixture
@@ -106,3 +108,32 @@ def test_what_is_no_run_is_said_in_a_sentence(
     monkeypatch.chdir(tmp_path)
     assert main(["interplay", *words]) == 2
     assert sentence in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_run_s_report_gets_the_pictures(
+    runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    assert main(["interplay", *map(str, runs), "-o", str(page), "--report", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["reports"] == [str(run / "report.html") for run in runs]
+    kept = json.loads((runs[0] / "interplay.json").read_text())
+    assert kept["tensors"] == of(page)["tensors"][:1]
+    text = (runs[0] / "report.html").read_text()
+    for title in ("Each update and the one before it", "Updates of two runs", "Paths through the weights"):
+        assert f"<h3>{title}</h3>" in text
+    assert "policy and reward" in text
+    write_report(runs[0])  # a report written again has them still
+    assert (runs[0] / "report.html").read_text() == text
+    (runs[0] / "interplay.json").write_text("[]")
+    assert "interplay.json cannot be read as JSON" in write_report(runs[0]).read_text()
+
+
+def test_one_run_of_one_update_has_a_picture(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    found = look([Checkpoints.of(runs[0])])
+    assert write_values(found, tmp_path).name == "interplay.json"
+    assert "<h3>Updates of two runs</h3>" not in write_report(tmp_path).read_text()
+    for step in (20, 30, 40):
+        shutil.rmtree(runs[0] / f"checkpoint-{step}")
+    write_values(look([Checkpoints.of(runs[0])]), tmp_path)
+    assert "<h3>Paths through the weights</h3>" in write_report(tmp_path).read_text()

@@ -33,6 +33,8 @@ class Interplay:
     """A ledger's run is cut into this many updates."""
     maps: tuple[str, ...] = ("pca",)
     """Pictures of the paths: pca, and tsne or umap (extra `interplay`), which keep neighbours and not distances."""
+    report: bool = False
+    """Draw cosines and paths in the report.html of each run too; what it draws stays in RUN/interplay.json."""
     quiet: bool = False
     """Print nothing but errors."""
     json: bool = False
@@ -49,13 +51,14 @@ def main(words: Sequence[str]) -> int:
         from zerothorder.interplay.look import look
         from zerothorder.interplay.maps import check_maps
         from zerothorder.interplay.page import table as drawn
-        from zerothorder.interplay.page import write_page
+        from zerothorder.interplay.page import write_page, write_values
 
         out.progress("starting", 1, 1)
         check_maps(asked.maps)
         tracks = [_track(run, asked) for run in asked.runs]
         found = look(tracks, lambda done, total: out.progress("reading tensors", done, total))
         page = write_page(found, asked.output, asked.maps)
+        reports = [_report(run) for run in asked.runs if asked.report and write_values(found, run)]
         whole = drawn(found)["tensors"][0]
         told = [(run, whole["successive"][run]) for run in found.paths]
         told += [(f"{pair['first']} and {pair['second']}", pair["together"]) for pair in whole["pairs"]]
@@ -63,8 +66,15 @@ def main(words: Sequence[str]) -> int:
         head = ("", "cosines", "mean", "chance, 2/√n")
         title = "each update and the one before it" + ("; the updates of two runs" if len(tracks) > 1 else "")
         shown = table(head, rows, title=title)
-        out.result({"page": str(page), "all": whole}, shown, f"\n{page}")
+        made = "\n".join(map(str, (page, *reports)))
+        out.result({"page": str(page), "reports": [*map(str, reports)], "all": whole}, shown, f"\n{made}")
     return 0
+
+
+def _report(run: Path) -> Path:
+    from zerothorder.report import write_report
+
+    return write_report(run)
 
 
 def _mean(values: Sequence[float | None]) -> str:

@@ -84,6 +84,17 @@ def write_page(found: Interplay, target: Path, maps: Sequence[str] = ()) -> Path
     return target
 
 
+def write_values(found: Interplay, folder: Path) -> Path:
+    """FOLDER/interplay.json: what the page says of all tensors together, for the run's own report."""
+    whole = table(found)
+    kept = {"runs": whole["runs"], "tensors": whole["tensors"][:1]}
+    target = folder / "interplay.json"
+    partial = target.with_name(target.name + ".part")
+    partial.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    partial.replace(target)
+    return target
+
+
 def _list(values: Matrix) -> list[float | None]:
     return [_short(float(value)) for value in values]
 

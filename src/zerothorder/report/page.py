@@ -1,4 +1,4 @@
-"""RUN/report.html: one page, nothing fetched, made from the two files every run leaves."""
+"""RUN/report.html: one page, nothing fetched, made from the files a run leaves."""
 
 import json
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from zerothorder.errors import UsageError
 from zerothorder.report import phases, text
 from zerothorder.report.metrics import ZERO_SHOT, Metrics, best, lower_is_better, read_metrics
 from zerothorder.report.origin import Origin, commands, read_origin
+from zerothorder.report.paths import FILE, paths, read_paths
 from zerothorder.report.pictures import pictures, profile
 
 _HEADLINE = (
@@ -45,7 +46,7 @@ class Score:
 
 
 def write_report(run_folder: Path) -> Path:
-    """Build `run_folder/report.html` from config.json and metrics.jsonl, and return its path.
+    """Build `run_folder/report.html` from config.json, metrics.jsonl, ledger.zo and interplay.json; return its path.
 
     Whatever is missing or unreadable is said on the page and leaves its part out; a page is always written,
     whole or not at all.
@@ -62,6 +63,7 @@ def write_report(run_folder: Path) -> Path:
     config, problems = _read_config(run_folder / "config.json")
     metrics = read_metrics(run_folder / "metrics.jsonl")
     origin, lost = read_origin(run_folder / "ledger.zo")
+    moved, unread = read_paths(run_folder / FILE)
     environment = Environment(
         loader=PackageLoader("zerothorder.report", "templates"),
         autoescape=True,
@@ -78,6 +80,7 @@ def write_report(run_folder: Path) -> Path:
         tiles=_tiles(metrics, origin),
         scores=list(_scores(metrics)),
         pictures=list(pictures(metrics)),
+        paths=[] if moved is None else list(paths(moved)),
         profile=profile(metrics),
         profile_columns=phases.COLUMNS,
         profile_lines=phases.table(metrics.profile) if metrics.profile else [],
@@ -85,7 +88,7 @@ def write_report(run_folder: Path) -> Path:
         settings=[pair for pair in text.settings(config) if pair[1] != "–"],
         recipe_settings=origin.settings,
         ledger=origin.facts,
-        problems=_shortened(problems + metrics.problems + lost),
+        problems=_shortened(problems + metrics.problems + lost + unread),
     )
     target = run_folder / "report.html"
     partial = run_folder / "report.html.part"
