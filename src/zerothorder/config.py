@@ -162,7 +162,7 @@ class TrainConfig(TaskConfig):
         return dataclasses.replace(self, **{name: absolute(getattr(self, name)) for name in _PLACES})
 
 
-def settings_of(config: Any) -> dict[str, Any]:
+def settings_of(config: Any, flag: str = "--settings") -> dict[str, Any]:
     """The recipe's settings that a config was given, by flags of their own and as NAME=VALUE. UsageError for a word
     that is no such pair, or that names a setting twice."""
     names = ("lr", "eps", "draws", "weight_decay", "schedule", "warmup", "optimizer", "law", "rank")
@@ -170,9 +170,9 @@ def settings_of(config: Any) -> dict[str, Any]:
     for word in config.settings:
         name, equals, value = word.partition("=")
         if not equals or not name:
-            raise UsageError(f"--settings takes NAME=VALUE, not {word!r}; for example sparsity=0.8")
+            raise UsageError(f"{flag} takes NAME=VALUE, not {word!r}; for example sparsity=0.8")
         if name in found:
-            raise UsageError(f"{name} is given twice, by --settings {word} and before; leave one out")
+            raise UsageError(f"{name} is given twice, by {flag} {word} and before; leave one out")
         found[name] = _read(value)
     return found
 

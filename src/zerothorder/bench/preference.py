@@ -8,11 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from zerothorder.data import read_rows
-from zerothorder.data.quiet import need
-from zerothorder.data.templates import parse_template
 from zerothorder.errors import UsageError, nearest
-from zerothorder.integrations.adapters import Adapters, Method, told
+from zerothorder.integrations import answers
+from zerothorder.integrations.adapters import Adapters, Method, generating, told
 from zerothorder.integrations.policies import Look, Reward, by_reward, look
 from zerothorder.integrations.rounds import Rounds
 from zerothorder.integrations.trl import reward_of
@@ -66,7 +64,8 @@ class Preference:
         """Train and look; the curve is of training's own completions, by tokens through the model and by seconds."""
         kind = self.kind(seed)
         model, tokenizer = kind.load(self.model)
-        train, test = self.rows(tokenizer, "train", self.train_rows), self.rows(tokenizer, "dev", self.test_rows)
+        asked = answers.Answers(self.data, self.prompt, self.reference, self.longest)
+        train, test = asked.rows(tokenizer, "train", self.train_rows), asked.rows(tokenizer, "dev", self.test_rows)
         truth = reward_of(self.truth if self.reward == FITTED else self.reward)
         start = look(model, tokenizer, test, truth, self.tokens)
         del model
@@ -90,49 +89,23 @@ class Preference:
 
     def kind(self, seed: int) -> Adapters:
         """What the stages share."""
-        rows = self.prompts * self.samples
-        args = {
-            "per_device_train_batch_size": rows, "gradient_accumulation_steps": 1, "num_generations": self.samples,
-            "beta": self.beta, "logging_steps": 1, "save_strategy": "steps", "save_steps": 20, "save_total_limit": 1,
-            "dataloader_pin_memory": False,
-        }  # fmt: skip
+        args = generating(self.prompts, self.samples, self.beta)
         lora = {"r": self.rank, "lora_alpha": 2 * self.rank, "target_modules": "all-linear"}
         return Adapters(lora=lora, args=args, dtype=self.dtype, tokens=self.tokens, seed=seed)
-
-    def rows(self, tokenizer: Any, split: str, count: int) -> dict[str, list[str]]:
-        """{"prompt", "reference"}: the first `count` rows of the split whose prompts are short enough."""
-        prompt, reference = parse_template(self.prompt), parse_template(self.reference)
-        found: dict[str, list[str]] = {"prompt": [], "reference": []}
-        for row in read_rows(self.data, split):
-            text = prompt.fill(prompt.cells(row, row.where))
-            if len(tokenizer(text)["input_ids"]) <= self.longest and len(found["prompt"]) < count:
-                found["prompt"].append(text)
-                found["reference"].append(reference.fill(reference.cells(row, row.where)))
-        if not found["prompt"]:
-            raise UsageError(f"no prompt of {self.data} has at most {self.longest} tokens; raise longest")
-        return found
-
-    def _pairs(self, train: Mapping[str, list[str]]) -> Any:
-        """The reference against that of the next prompt."""
-        others = train["reference"][1:] + train["reference"][:1]
-        rows = zip(train["prompt"], train["reference"], others, strict=True)
-        made = [{"prompt": p, "chosen": f" {a}\n", "rejected": f" {b}\n"} for p, a, b in rows if a != b]
-        return need("datasets", "preference rows").Dataset.from_list(made)
 
     def _dpo(self, folder: Path, kind: Adapters, train: Mapping[str, list[str]]) -> list[tuple[Path, dict[str, Any]]]:
         model, tokenizer = kind.load(self.model)
         stage = folder / "policy-0"
-        trainer = kind.train("dpo", stage, model, tokenizer, self._pairs(train), method(self.first), self.updates)
+        trainer = kind.train("dpo", stage, model, tokenizer, answers.pairs(train), method(self.first), self.updates)
         return [(stage, told(trainer))]
 
     def _rounds(
         self, folder: Path, kind: Adapters, train: Mapping[str, list[str]], truth: Reward
     ) -> list[tuple[Path, dict[str, Any]]]:
         fitted = self.reward == FITTED
-        datasets = need("datasets", "prompts")
         Rounds(
-            folder, self.model, datasets.Dataset.from_dict(dict(train)), reward=None if fitted else truth,
-            pairs=self._pairs(train) if fitted else None, judge=by_reward(truth), rounds=self.rounds,
+            folder, self.model, answers.prompts(train), reward=None if fitted else truth,
+            pairs=answers.pairs(train) if fitted else None, judge=by_reward(truth), rounds=self.rounds,
             first=method(self.first), then=method(self.then), fit=method(self.fit), updates=self.updates,
             fits=self.fits, kind=kind,
         ).run()  # fmt: skip

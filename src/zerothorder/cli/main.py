@@ -13,6 +13,7 @@ from zerothorder.cli.failures import MENDABLE, guarded
 # Command → (module in cli, function that takes the remaining words and returns the exit code, what it does).
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "train": ("train", "main", "fine-tune a language model without backpropagation"),
+    "rounds": ("rounds", "main", "policy and reward model in rounds (ZOPrO), from prompts and reference answers"),
     "replay": ("replay", "main", "rebuild the fine-tuned model from base and ledger, bit for bit"),
     "eval": ("evaluate", "main", "accuracy, calibrated accuracy, AUC and loss of a model on held-out rows"),
     "baselines": ("baselines", "main", "what a task gives away without a model: commonest answer, shared words"),

@@ -50,12 +50,14 @@ class Adapters:
 
     def train(
         self, objective: str, folder: Path, model: Any, tokenizer: Any, rows: Any, method: Method, updates: int, *,
-        start: Path | None = None, begin: Callable[[Any], None] | None = None, **named: Any,
+        start: Path | None = None, begin: Callable[[Any], None] | None = None,
+        watch: Callable[[int, int], None] | None = None, **named: Any,
     ) -> Any:  # fmt: skip
         """The trainer of an objective (`integrations.trl.AIMS`), trained. Its adapter is in `folder`, as it was at the
         start in `folder`/start; it starts from that of another stage's folder `start`, or as LoRA does.
 
-        Where the folder has checkpoints the stage goes on from the last one, by its ledger.
+        Where the folder has checkpoints the stage goes on from the last one, by its ledger. `watch(done, updates)` is
+        called after every update, in place of the trainer's own lines.
         """
         trainer_class, config = mixed(objective)
         name, settings = method
@@ -75,6 +77,8 @@ class Adapters:
                 args=config(**{name: value for name, value in given.items() if name in config.__dataclass_fields__}),
                 peft_config=peft.LoraConfig(task_type=task, **self.lora), **named,
             )  # fmt: skip
+            if watch is not None:
+                _watched(trainer, watch)
             if start is not None:
                 put(trainer.model, load_file(start / ADAPTER))
             (folder / START).mkdir(parents=True, exist_ok=True)
@@ -93,6 +97,15 @@ class Adapters:
         return found.eval()
 
 
+def generating(prompts: int, samples: int, beta: float) -> dict[str, Any]:
+    """TRL's arguments for updates on `prompts` prompts with `samples` completions each, reward less β·KL."""
+    return {
+        "per_device_train_batch_size": prompts * samples, "gradient_accumulation_steps": 1, "num_generations": samples,
+        "beta": beta, "logging_steps": 1, "save_strategy": "steps", "save_steps": 20, "save_total_limit": 1,
+        "dataloader_pin_memory": False,
+    }  # fmt: skip
+
+
 def put(model: Any, tensors: Mapping[str, Tensor]) -> None:
     """Write an adapter's tensors, as its file holds them, into a model that has such an adapter. UsageError for names
     that do not fit."""
@@ -102,6 +115,17 @@ def put(model: Any, tensors: Mapping[str, Tensor]) -> None:
         raise UsageError(
             f"the adapter holds {found.unexpected_keys[0]!r}, which the model has not; is it of this base?"
         )
+
+
+def _watched(trainer: Any, watch: Callable[[int, int], None]) -> None:
+    from transformers import PrinterCallback, TrainerCallback
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+            watch(state.global_step, state.max_steps)
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Watch)
 
 
 def told(trainer: Any) -> dict[str, Any]:

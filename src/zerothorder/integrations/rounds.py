@@ -2,12 +2,14 @@
 
 import dataclasses
 import gc
+import hashlib
 import json
 import logging
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,8 @@ class Rounds:
 
     `first`, `then` and `fit` are the methods of policy-0, of later policies, and of SFT and reward models: first order
     as in the paper, or any recipe, so that nothing in the run needs a backward pass. A stage that is done is not
-    repeated; one that was stopped goes on from its last checkpoint.
+    repeated; one that was stopped goes on from its last checkpoint. `say` is told of every stage,
+    `progress(stage, done, updates)` of every update.
 
     Source: Galatolo et al. 2025 (ZOPrO), whose iterations these are.
     """
@@ -59,6 +62,7 @@ class Rounds:
     doubtful: float = 0.6
     kind: Adapters = field(default_factory=Adapters)
     say: Callable[[str], None] = _log.info
+    progress: Callable[[str, int, int], None] | None = None
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
@@ -98,15 +102,15 @@ class Rounds:
 
     def _sft(self, folder: Path) -> dict[str, Any]:
         model, tokenizer = self.kind.load(self.model)
-        trainer = self.kind.train("sft", folder, model, tokenizer, self.demonstrations, self.fit, self.fits)
+        trainer = self._train("sft", folder, model, tokenizer, self.demonstrations, self.fit, self.fits)
         merged = trainer.model.merge_and_unload()
         merged.save_pretrained(folder / _MERGED)
         tokenizer.save_pretrained(folder / _MERGED)
         return told(trainer)
 
     def _fit(self, folder: Path, pairs: Any, start: Path | None) -> dict[str, Any]:
-        model, tokenizer = self.kind.load(self._base, head=1)
-        trainer = self.kind.train("reward", folder, model, tokenizer, pairs, self.fit, self.fits, start=start)
+        model, tokenizer = self.kind.load(self.base, head=1)
+        trainer = self._train("reward", folder, model, tokenizer, pairs, self.fit, self.fits, start=start)
         return told(trainer)
 
     def _refit(self, folder: Path, number: int) -> dict[str, Any]:
@@ -127,7 +131,7 @@ class Rounds:
     def _judged(self, number: int) -> Any:
         if self.judge is None:
             raise UsageError("a reward model that learns again needs a judge; give judge=")
-        model, tokenizer = self.kind.load(self._base)
+        model, tokenizer = self.kind.load(self.base)
         policy = self.kind.adapted(model, self.output / f"policy-{number - 1}")
         rows = self.prompts[:]
         prompts = list(rows["prompt"])
@@ -145,14 +149,18 @@ class Rounds:
         return pairs_of(asked, answers, self.judge(asked, answers, chosen))
 
     def _policy(self, folder: Path, number: int) -> dict[str, Any]:
-        model, tokenizer = self.kind.load(self._base)
+        model, tokenizer = self.kind.load(self.base)
         reward = self.reward or self._reward(f"reward-{number}")
         method, start, begin = (self.first, None, None) if not number else (self.then, *self._guided(number))
-        trainer = self.kind.train(
+        trainer = self._train(
             "rloo", folder, model, tokenizer, self.prompts, method, self.updates, start=start, begin=begin,
             reward_funcs=reward,
         )  # fmt: skip
         return told(trainer)
+
+    def _train(self, objective: str, folder: Path, *given: Any, **named: Any) -> Any:
+        watch = None if self.progress is None else partial(self.progress, folder.name)
+        return self.kind.train(objective, folder, *given, watch=watch, **named)
 
     def _guided(self, number: int) -> tuple[Path, Callable[[Any], None]]:
         """(the adapter to start from, what gives a run mu and v)."""
@@ -170,11 +178,12 @@ class Rounds:
         return last, begin
 
     def _reward(self, name: str) -> Reward:
-        model, tokenizer = self.kind.load(self._base, head=1)
+        model, tokenizer = self.kind.load(self.base, head=1)
         return scored_by(self.kind.adapted(model, self.output / name), tokenizer)
 
     @property
-    def _base(self) -> str:
+    def base(self) -> str:
+        """What policies and reward models are adapters of: the model, or what SFT made of it."""
         merged = self.output / "sft" / _MERGED
         return str(merged) if self.demonstrations is not None else self.model
 
@@ -182,7 +191,8 @@ class Rounds:
         """Stages of different settings are never mixed."""
         names = ("model", "rounds", "first", "then", "fit", "updates", "fits", "average", "doubtful")
         mine = {name: getattr(self, name) for name in names} | dataclasses.asdict(self.kind)
-        mine = json.loads(json.dumps(mine, default=str)) | {"rows": len(self.prompts), "given": self.reward is not None}
+        mine = json.loads(json.dumps(mine, default=str)) | {"given": self.reward is not None}
+        mine["prompts"] = hashlib.sha256(json.dumps(list(self.prompts[:]["prompt"])).encode()).hexdigest()
         path = self.output / _SETTINGS
         if path.exists():
             then = json.loads(path.read_text())
