@@ -1,10 +1,7 @@
 """Fine-tuning from a config: the run folder, the loop, evaluations, snapshots, resume."""
 
-import dataclasses
 import math
-import resource
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,16 +14,16 @@ from zerothorder.errors import UsageError
 from zerothorder.evaluation import CALIBRATION_ROWS, evaluate
 from zerothorder.execution.batched import Batched
 from zerothorder.execution.swap import Swap
-from zerothorder.journal import Journal, read_journal
+from zerothorder.journal import read_journal
 from zerothorder.key import run_key
-from zerothorder.ledger.entry import Entry
 from zerothorder.ledger.header import fingerprint
 from zerothorder.ledger.reader import Contents, read
 from zerothorder.ledger.snapshot import save_snapshot
 from zerothorder.opening import open_run
 from zerothorder.preflight import check_executor, check_resolution
 from zerothorder.profile import phase, profiling
-from zerothorder.report import Tracker, check_trackers, open_trackers, write_report
+from zerothorder.record import Record, measures
+from zerothorder.report import check_trackers, write_report
 from zerothorder.reporter import Reporter
 from zerothorder.run import Run, uninterrupted
 from zerothorder.state import State
@@ -55,9 +52,7 @@ class Training:
     run: Run = field(init=False)
     measures: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]], init=False)
     profile: dict[str, Any] | None = field(default=None, init=False)
-    _trackers: list[Tracker] = field(default_factory=list[Tracker], init=False)
     _told: tuple[str, ...] = field(default=(), init=False)
-    _lost: float = field(default=0.0, init=False)
 
     def go(self) -> dict[str, float]:
         """Train, resume or finish the run. UsageError for what the user can mend; Ctrl-C saves and stops."""
@@ -81,12 +76,13 @@ class Training:
             folder.create(config)
         try:
             self.run, self._movement = open_run(config, self.task, space, recipe, contents, self.report)
-            self._journal = Journal(config.output / "metrics.jsonl", self.run.index if config.resume else None)
-            self._trackers = open_trackers(config.report_to, config.output, dataclasses.asdict(config))
+            self._record = Record(config, self.report, self.run.index if config.resume else None)
             self._prepare(examples, before)
         except BaseException as error:
             if hasattr(self, "run"):
                 self.run.ledger.close()
+            if hasattr(self, "_record"):
+                self._record.close()
             if isinstance(error, UsageError) and not config.resume:
                 folder.discard(config.output)
             raise
@@ -111,10 +107,7 @@ class Training:
             environment.compare(before, now, self.report.note)
         if run.index == 0 and hasattr(run.recipe, "setup"):
             check_resolution(run.recipe, run.space, run.state, config, self.report.note)
-        if (last := self._journal.last) is not None:
-            run.around.meter.examples, run.around.meter.tokens = last["forwards"], last["tokens"]
-        for entry in run.ledger.past[self._journal.next_step :]:
-            self._write(_row(entry))  # written and applied, but killed before its row
+        self._record.missing(run.ledger.past, run.around.meter)
         owners, found = before.get("owners"), {}
         if owners is None:
             # short ones: hundreds of evaluations, and a site that is read at all is read in a short text too
@@ -155,9 +148,7 @@ class Training:
             try:
                 run.ledger.close()
             finally:
-                self._journal.close()
-                for tracker in self._trackers:
-                    tracker.close()
+                self._record.close()
             if self.page:
                 self._leave_report()
 
@@ -171,7 +162,7 @@ class Training:
             finally:
                 if profile.steps:
                     self.profile = {"kind": "profile", "step": self.run.index, **profile.row()}
-                    self._write(self.profile)
+                    self._record.write(self.profile)
 
     def _steps(self, examples: Any, stream: BatchStream, lap: Callable[[], None]) -> None:
         config, run = self.config, self.run
@@ -182,23 +173,13 @@ class Training:
                     self._evaluate("dev", "dev", config.eval_rows)
             if at >= config.steps:
                 return
-            began, worked = time.monotonic(), time.process_time()
+            self._record.restart_clocks()
             with phase("data"):
                 batch = [examples[i] for i in stream.indices(at)]
             entry = run.step(batch)
             self._tell_executor()
             with phase("logging"):
-                meter = run.around.meter
-                self._write(
-                    _row(entry)
-                    | {
-                        "forwards": meter.examples,
-                        "tokens": meter.tokens,
-                        "seconds": time.monotonic() - began,
-                        "cpu_seconds": time.process_time() - worked,
-                        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-                    }
-                )
+                self._record.step(entry, run.around.meter)
                 self.report.progress("training", run.index, config.steps)
             lap()
             if config.snapshot_every and run.index % config.snapshot_every == 0 and run.index < config.steps:
@@ -216,7 +197,7 @@ class Training:
         save_model(self.task.model, self.task.tokenizer, config.output / "model", overwrite=True)
         run.ledger.end(fingerprint(self.task.model))
         self.report.progress("saving the model", 1, 1)
-        self._write({"kind": "end", "step": run.index, **final, **{f"dev_{k}": v for k, v in dev.items()}})
+        self._record.write({"kind": "end", "step": run.index, **final, **{f"dev_{k}": v for k, v in dev.items()}})
         shutil.rmtree(config.output / "snapshots", ignore_errors=True)
         return final
 
@@ -229,7 +210,7 @@ class Training:
         path = config.output / "metrics.jsonl"
         for row in read_journal(path) if path.exists() else []:
             if row["kind"] == "eval":
-                self.measures[row["split"]] = _measures(row)
+                self.measures[row["split"]] = measures(row)
         return self.measures.get("test", {})
 
     def _evaluate(
@@ -237,7 +218,7 @@ class Training:
     ) -> dict[str, float]:
         """Measure and write a row; what the journal has of this step already is not measured again."""
         at = self.run.index
-        row = self._journal.evaluations.get((name, at if only_at is None else only_at))
+        row = self._record.journal.evaluations.get((name, at if only_at is None else only_at))
         if row is None:
             if only_at not in (None, at):
                 return {}
@@ -250,15 +231,9 @@ class Training:
             row |= {**found, **moved}
             if math.isnan(found.get("loss", 0.0)):
                 self.report.note(f"step {at}: the model's outputs are not numbers; its weights may have overflowed")
-            self._write(row)
-        self.measures[name] = _measures(row)
+            self._record.write(row)
+        self.measures[name] = measures(row)
         return self.measures[name]
-
-    def _write(self, row: dict[str, Any]) -> None:
-        self._journal.write(row)
-        self.report.row(row)
-        for tracker in self._trackers:
-            tracker.log(row)
 
     def _snapshot(self) -> None:
         run = self.run
@@ -274,24 +249,6 @@ class Training:
         except (UsageError, OSError) as error:
             self.report.note(f"there is no report.html: {error}")
         self.report.progress("writing the report", 1, 1)
-
-
-def _row(entry: Entry) -> dict[str, Any]:
-    """What a step's row of metrics.jsonl takes from its entry."""
-    return {
-        "kind": "step",
-        "step": entry.step,
-        "loss": entry.notes.get("loss"),
-        "projected_gradient": entry.terms[0][1] if entry.terms else None,
-        "lr": max(rate.lr for rate in entry.rates.values()),
-        "skipped": entry.skipped,
-    }
-
-
-def _measures(row: Mapping[str, Any]) -> dict[str, float]:
-    """The measures in an evaluation's row."""
-    beside = ("kind", "step", "split", "forwards", "moved", "changed")
-    return {name: float("nan") if value is None else value for name, value in row.items() if name not in beside}
 
 
 def train(config: TrainConfig, report: Reporter) -> dict[str, float]:
