@@ -16,6 +16,7 @@ import torch
 from zerothorder import training
 from zerothorder.bench import results as results_module
 from zerothorder.bench.check import check_results
+from zerothorder.bench.memory import resident, resident_before
 from zerothorder.bench.results import RESULT, results, write_result
 from zerothorder.bench.runner import check_suite
 from zerothorder.bench.score import ATTACHMENTS, LEDGER, SEARCH_SEED, Score, best
@@ -26,6 +27,7 @@ from zerothorder.bench.suite import QUICK, chosen, read_suite
 from zerothorder.cli.main import main
 from zerothorder.errors import UsageError
 from zerothorder.evaluation import offsets
+from zerothorder.optimizer import ZerothOrder
 
 METHODS = """
 [methods.zo-sgd]
@@ -422,3 +424,21 @@ def test_committed_scores_are_those_of_their_ledgers() -> None:
     if not folder.is_dir():
         pytest.skip("the experiments are not beside the tests of a source archive")
     assert main(["bench", str(folder / "grid.toml"), "--check", "2", "--quiet"]) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_memory_counts_from_a_step_that_has_compiled_the_kernels(dtype: torch.dtype) -> None:
+    steps: list[torch.dtype] = []
+    own = ZerothOrder.step
+
+    def step(self: Any, *words: Any) -> Any:
+        steps.append(next(iter(self.param_groups[0]["params"])).dtype)
+        return own(self, *words)
+
+    before = torch.random.get_rng_state()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ZerothOrder, "step", step)
+        found = resident_before(dtype)
+    assert steps == [dtype]
+    assert 0 < found <= resident()
+    assert torch.equal(before, torch.random.get_rng_state())

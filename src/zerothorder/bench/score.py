@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import gzip
 import json
-import resource
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from zerothorder import catalogue
+from zerothorder.bench.memory import resident, resident_before
 from zerothorder.bench.suite import Cell
 from zerothorder.config import TrainConfig
 from zerothorder.data import read_rows
@@ -154,7 +154,7 @@ class Score:
 
     def run(self, folder: Path, seed: int, before: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
         """Train and measure. A search looks at dev alone."""
-        start = _resident()
+        start = resident_before(DTYPES[self.dtype])
         tried = {float(result["settings"]["rate"]): result["dev"]["loss"] for result in before}
         rate = self.rate if self.rate is not None else best(tried) if tried else self.candidates[0]
         cost = self.cost()
@@ -175,7 +175,7 @@ class Score:
                 for row in rows if row["kind"] == "eval" and row["split"] == "dev"
             ],
             "training_seconds": round(sum(row.get("cpu_seconds", 0.0) for row in taken), 2),
-            "memory": max(0, _resident() - start),
+            "memory": max(0, resident() - start),
         }  # fmt: skip
         if self.rate is None:
             found |= keep_ledger(config.output, folder) | {"baselines": baselines(self.data, "test", self.template)}
@@ -232,8 +232,3 @@ def keep_ledger(run: Path, folder: Path) -> dict[str, Any]:
         store.mkdir(exist_ok=True)
         write_durably(store / path.name, path.read_bytes())
     return {"ledger_bytes": len(data)}
-
-
-def _resident() -> int:
-    """Bytes that this process has held at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -20,9 +20,8 @@ thresholds come from unlabelled training rows; plain accuracy mostly measures th
 A difference is that to `{base}` on the same task and seed, with its 95 % interval by the bootstrap over seeds within
 tasks: bold where zero lies outside; fewer than three seeds have no interval. A forward is a pass of a batch; a slope
 counts 2, a gradient 3; the forwards of the search are counted apart. Seconds are the processor's, one thread,
-evaluations left out. Memory is what the process held at most, less what it held before it loaded the model; compiled
-kernels take part of it, a hundred MiB or so where there are some. A rate in brackets is the lowest or highest that was
-tried.
+evaluations left out. Memory is what the process held at most, less what it held before it loaded the model. A rate in
+brackets is the lowest or highest that was tried.
 """
 
 
