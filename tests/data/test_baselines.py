@@ -10,7 +10,7 @@ import pytest
 
 from zerothorder.cli import main
 from zerothorder.data import read_rows
-from zerothorder.data.baselines import baselines
+from zerothorder.data.baselines import baselines, equal_guesses
 from zerothorder.errors import UsageError
 
 
@@ -72,6 +72,14 @@ def test_any_data_and_its_columns(tmp_path: Path):
         baselines({"train": [{"text": "a", "label": 1}, {"text": "a", "label": None}], "test": [{"text": "a"}]})
     with pytest.raises(UsageError, match=r"the template names column 'text', which .*a.jsonl row \d+ does not have"):
         baselines(path, "dev", columns={"label": "is"})
+
+
+def test_equal_guesses_are_worth_the_logarithm_of_how_many_there_are(tmp_path: Path):
+    rows = [{"text": f"a {n}", "label": n % 3} for n in range(90)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert equal_guesses(str(tmp_path / "a.jsonl")) == pytest.approx(math.log(3))
+    assert equal_guesses("synopses") == pytest.approx(math.log(4))
+    assert equal_guesses("summaries") is None
 
 
 def zo(*words: str) -> int:

@@ -10,6 +10,8 @@ from zerothorder.bench.score_pictures import curves, differences, scatter
 from zerothorder.bench.statistics import mean, paired
 from zerothorder.bench.suite import JOINT, Suite
 from zerothorder.bench.tables import Results, done, markdown, state
+from zerothorder.data.baselines import equal_guesses
+from zerothorder.errors import UsageError
 from zerothorder.report.text import duration
 
 Run = Mapping[str, Any]
@@ -188,6 +190,8 @@ def _task(suite: Suite, found: Results, task: str) -> str:
             mean(of([start], "test", "accuracy")), "",
         )
     ]  # fmt: skip
+    if (value := _guesses(first["settings"]["data"])) is not None:
+        rows.append(("equal guesses, no model", "", f"{value:.3f}", "", "", ""))
     rows += [
         (f"{name}, no model", "", "", "", f"{value:.3f}", "") for name, value in first.get("baselines", {}).items()
     ]
@@ -200,6 +204,14 @@ def _task(suite: Suite, found: Results, task: str) -> str:
     ]  # fmt: skip
     head = ("method", "seeds", "cross-entropy", "calibrated accuracy", "plain accuracy", "time of a run")
     return f"## {task}\n\n{markdown(head, rows)}"
+
+
+def _guesses(data: str) -> float | None:
+    """None too where the data are not at hand: a page is made anywhere."""
+    try:
+        return equal_guesses(data)
+    except (UsageError, OSError):
+        return None
 
 
 def _accuracy(runs: Sequence[Run]) -> str:

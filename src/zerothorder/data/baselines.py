@@ -52,6 +52,14 @@ def baselines(
     return _by_answers(train, rows) if "references" in rows[0] else _by_class(train, rows, shown)
 
 
+def equal_guesses(data: str) -> float | None:
+    """Cross-entropy in nats of giving all classes, or options of a row, the same probability; None for free text."""
+    rows = read_rows(data, "train")
+    if has_options(rows):
+        return math.fsum(math.log(len(options_of(row, _where(row, i))[0])) for i, row in enumerate(rows)) / len(rows)
+    return math.log(len({label_name(row["label"]) for row in rows})) if "label" in rows[0] else None
+
+
 def _text(row: Mapping[str, Any], index: int, template: Template) -> str:
     return template.fill(template.cells(row, _where(row, index)))
 
