@@ -11,6 +11,8 @@ from zerothorder.errors import UsageError
 from zerothorder.ledger.attachments import write_durably
 
 _FILES = ("ledger.zo", "metrics.jsonl", "report.html", "interplay.json", "config.json", ENVIRONMENT)
+_BEGUN = ".config.json.tmp"
+"""All that a run leaves which was killed while its config was written."""
 _FOLDERS = ("model", "snapshots", "attachments", "tensorboard")
 
 
@@ -31,7 +33,7 @@ def inspect(config: TrainConfig, *, complete: bool = False) -> TrainConfig:
     folder = config.output
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"the output folder {folder} is a file; choose another")
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and any(path.name != _BEGUN for path in folder.iterdir()):
         if not (folder / "config.json").exists():
             raise UsageError(f"the output folder {folder} is not empty and holds no run; choose another")
         if not config.overwrite:
@@ -57,7 +59,7 @@ def create(config: TrainConfig) -> None:
 
 def empty(folder: Path) -> None:
     """Remove what a run leaves, and nothing else."""
-    for name in _FILES:
+    for name in (*_FILES, _BEGUN):
         (folder / name).unlink(missing_ok=True)
     for name in _FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -19,6 +19,7 @@ from crashes import boundaries, dying, in_child
 from small_runs import use_forkable_kernels
 from zerothorder import opening, training
 from zerothorder.config import TrainConfig
+from zerothorder.errors import UsageError
 from zerothorder.journal import Journal
 from zerothorder.ledger.reader import read
 from zerothorder.ledger.writer import cut
@@ -113,6 +114,18 @@ def test_killed_at_boundaries_all_over_the_run(config: TrainConfig, monkeypatch:
         train(dataclasses.replace(again, resume=begun), Silent())
         assert digest(again.output / "model") == expected, (at, names[at])
         assert (again.output / "ledger.zo").read_bytes() == ledger, (at, names[at])
+
+
+def test_a_run_that_was_killed_while_its_config_was_written_begins_anew(config: TrainConfig) -> None:
+    config.output.mkdir(parents=True)
+    (config.output / ".config.json.tmp").write_text("{")
+    train(config, Silent())
+    assert not (config.output / ".config.json.tmp").exists()
+    other = dataclasses.replace(config, output=config.output.with_name("other"))
+    other.output.mkdir()
+    (other.output / ".letters.tmp").write_text("mine")
+    with pytest.raises(UsageError, match="is not empty and holds no run"):
+        train(other, Silent())
 
 
 STEPS = 5
