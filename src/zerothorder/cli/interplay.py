@@ -58,7 +58,13 @@ def main(words: Sequence[str]) -> int:
         tracks = [_track(run, asked) for run in asked.runs]
         found = look(tracks, lambda done, total: out.progress("reading tensors", done, total))
         page = write_page(found, asked.output, asked.maps)
-        reports = [_report(run) for run in asked.runs if asked.report and write_values(found, run)]
+        reports: list[Path] = []
+        if asked.report:
+            from zerothorder.report import write_report
+
+            for run in asked.runs:
+                write_values(found, run)
+                reports.append(write_report(run))
         whole = drawn(found)["tensors"][0]
         told = [(run, whole["successive"][run]) for run in found.paths]
         told += [(f"{pair['first']} and {pair['second']}", pair["together"]) for pair in whole["pairs"]]
@@ -69,12 +75,6 @@ def main(words: Sequence[str]) -> int:
         made = "\n".join(map(str, (page, *reports)))
         out.result({"page": str(page), "reports": [*map(str, reports)], "all": whole}, shown, f"\n{made}")
     return 0
-
-
-def _report(run: Path) -> Path:
-    from zerothorder.report import write_report
-
-    return write_report(run)
 
 
 def _mean(values: Sequence[float | None]) -> str:

@@ -10,6 +10,7 @@ from zerothorder.errors import UsageError
 from zerothorder.interplay.look import WHOLE, Interplay
 from zerothorder.interplay.maps import flattened
 from zerothorder.interplay.measures import Matrix
+from zerothorder.ledger.attachments import write_durably
 
 MOST = 400
 """Tensors whose own pictures the page holds: those that moved most."""
@@ -24,12 +25,16 @@ def table(found: Interplay, maps: Sequence[str] = ()) -> dict[str, Any]:
     }
     chosen = [WHOLE, *sorted((n for n in lengths if n != WHOLE), key=lambda n: -lengths[n])[:MOST]]
     return {
-        "runs": [{"name": path.name, "moments": path.moments} for path in found.paths.values()],
+        "runs": _runs(found),
         "weights": next(iter(found.paths.values())).counts[WHOLE],
         "left_out": len(lengths) - len(chosen),
         "tensors": [_tensor(found, name) for name in chosen],
         "maps": {name: {str(count): _map(found, name, count) for count in (2, 3)} for name in maps if name != "pca"},
     }
+
+
+def _runs(found: Interplay) -> list[dict[str, Any]]:
+    return [{"name": path.name, "moments": path.moments} for path in found.paths.values()]
 
 
 def _map(found: Interplay, name: str, count: int) -> dict[str, Any]:
@@ -86,12 +91,9 @@ def write_page(found: Interplay, target: Path, maps: Sequence[str] = ()) -> Path
 
 def write_values(found: Interplay, folder: Path) -> Path:
     """FOLDER/interplay.json: what the page says of all tensors together, for the run's own report."""
-    whole = table(found)
-    kept = {"runs": whole["runs"], "tensors": whole["tensors"][:1]}
+    kept = {"runs": _runs(found), "tensors": [_tensor(found, WHOLE)]}
     target = folder / "interplay.json"
-    partial = target.with_name(target.name + ".part")
-    partial.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    partial.replace(target)
+    write_durably(target, (json.dumps(kept, indent=1) + "\n").encode())
     return target
 
 
