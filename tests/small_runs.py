@@ -188,6 +188,7 @@ def use_forkable_kernels(monkeypatch: Any) -> None:
 
     monkeypatch.setattr(cpu, "shift", shift)
     monkeypatch.setattr(cpu, "byte_lanes", byte_lanes)
+    monkeypatch.delattr(cpu, "drop")  # what is dropped follows from the bytes
     monkeypatch.setattr(Grid, "fused", property(lambda self: False))
 
 

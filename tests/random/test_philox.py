@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zerothorder import random
-from zerothorder.random import laws, philox
+from zerothorder.random import cpu, laws, philox
 
 # Random123 1.14, kat_vectors, "philox4x32 10": counter, key, result
 KNOWN = [
@@ -100,6 +100,20 @@ def test_fast_bytes_are_those_of_the_reference(key: int, start: int, count: int)
     out = torch.empty(count, dtype=torch.uint8)
     random.byte_lanes(out, key, start)
     assert torch.equal(out.long(), philox.lanes(key, 8, start, count))
+
+
+@given(key=KEYS, start=STARTS, count=st.integers(1, 9000), below=st.integers(0, 2**16))
+@settings(max_examples=60, deadline=None)
+def test_dropped_is_what_the_lanes_say_with_a_kernel_and_without(key: int, start: int, count: int, below: int) -> None:
+    kept = torch.arange(1.0, count + 1)
+    expected = kept.where(philox.lanes(key, 16, start, count) >= below, 0)
+    fast, slow = kept.clone(), kept.clone()
+    random.drop(fast, key, below, start)
+    assert torch.equal(fast, expected)
+    with pytest.MonkeyPatch.context() as without:
+        without.delattr(cpu, "drop")
+        random.drop(slow, key, below, start)
+    assert torch.equal(slow, expected)
 
 
 @given(

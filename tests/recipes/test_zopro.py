@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from many_points import TensorRows
 from zerothorder.errors import LedgerError, UsageError
 from zerothorder.estimate import Step
+from zerothorder.exact import ordered_dot, ordered_sum
 from zerothorder.execution.batched import Batched
 from zerothorder.execution.copy import Copy
 from zerothorder.execution.swap import Swap
@@ -27,7 +28,6 @@ from zerothorder.replay import moved, replay
 from zerothorder.run import Run
 from zerothorder.space import CHUNK, ParameterSpace
 from zerothorder.state import State
-from zerothorder.sums import ordered_dot, ordered_sum
 
 
 class Vectors(nn.Module):

@@ -10,34 +10,25 @@ from typing import Any, ClassVar
 
 from zerothorder.errors import UsageError, nearest
 from zerothorder.integrations import answers
-from zerothorder.integrations.adapters import Adapters, Method, generating, told
-from zerothorder.integrations.policies import Look, Reward, by_reward, look
-from zerothorder.integrations.rounds import Rounds
-from zerothorder.integrations.trl import reward_of
+from zerothorder.integrations.adapters import Adapters, Method, told
+from zerothorder.integrations.policies import Look, Reward, look
+from zerothorder.integrations.refinement import Refinement
 
 OBJECTIVES = ("rloo", "dpo")
-FITTED = "fitted"
 
 
-@dataclass(frozen=True)
-class Preference:
-    """Settings of a cell. Prompts longer than `longest` tokens are left out; `prompts` a step with `samples`
-    completions each; `updates` steps in each of `rounds` rounds, the first by `first`, the others by `then`.
+@dataclass(frozen=True, kw_only=True)
+class Preference(Refinement):
+    """Settings of a cell: a policy trained by `objective`, `updates` steps in each of `rounds` rounds, the first by
+    `first`, the others by `then`; reward models by `fit`.
 
-    `reward` is rouge_l, chrf or module:function of (completions, reference), or "fitted": a reward model fitted in
-    `fits` steps to the references against those of the next prompt; then the truth that is looked at, and that judges
-    between rounds, is `truth`. Of DPO these pairs are the data, and a step has as many rows as RLOO's has completions.
+    With the reward "fitted" a reward model is fitted in `fits` steps to the references against those of the next
+    prompt. Of DPO these pairs are the data, and a step has as many rows as RLOO's has completions.
     """
 
     page: ClassVar[str] = "zerothorder.bench.preference_page"
 
-    data: str
-    prompt: str
-    reference: str
-    reward: str = "rouge_l"
-    truth: str = "rouge_l"
     model: str = "smollm2-135m"
-    dtype: str = "bfloat16"
     objective: str = "rloo"
     first: Mapping[str, Any] = field(default_factory=lambda: {"recipe": "adamw"})
     then: Mapping[str, Any] = field(default_factory=lambda: {"recipe": "zopro"})
@@ -45,14 +36,6 @@ class Preference:
     rounds: int = 1
     updates: int = 60
     fits: int = 60
-    prompts: int = 8
-    samples: int = 2
-    beta: float = 0.05
-    tokens: int = 16
-    longest: int = 48
-    rank: int = 16
-    train_rows: int = 480
-    test_rows: int = 128
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
@@ -64,9 +47,9 @@ class Preference:
         """Train and look; the curve is of training's own completions, by tokens through the model and by seconds."""
         kind = self.kind(seed)
         model, tokenizer = kind.load(self.model)
-        asked = answers.Answers(self.data, self.prompt, self.reference, self.longest)
-        train, test = asked.rows(tokenizer, "train", self.train_rows), asked.rows(tokenizer, "dev", self.test_rows)
-        truth = reward_of(self.truth if self.reward == FITTED else self.reward)
+        train = self.asked(tokenizer, "train", self.train_rows)
+        test = self.asked(tokenizer, "dev", self.test_rows)
+        truth = self.measured(kind)
         start = look(model, tokenizer, test, truth, self.tokens)
         del model
         stages = self._dpo(folder / "run", kind, train) if self.objective == "dpo" else None
@@ -87,28 +70,17 @@ class Preference:
             "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
 
-    def kind(self, seed: int) -> Adapters:
-        """What the stages share."""
-        args = generating(self.prompts, self.samples, self.beta)
-        lora = {"r": self.rank, "lora_alpha": 2 * self.rank, "target_modules": "all-linear"}
-        return Adapters(lora=lora, args=args, dtype=self.dtype, tokens=self.tokens, seed=seed)
-
-    def _dpo(self, folder: Path, kind: Adapters, train: Mapping[str, list[str]]) -> list[tuple[Path, dict[str, Any]]]:
+    def _dpo(self, folder: Path, kind: Adapters, train: answers.Asked) -> list[tuple[Path, dict[str, Any]]]:
         model, tokenizer = kind.load(self.model)
         stage = folder / "policy-0"
         trainer = kind.train("dpo", stage, model, tokenizer, answers.pairs(train), method(self.first), self.updates)
         return [(stage, told(trainer))]
 
     def _rounds(
-        self, folder: Path, kind: Adapters, train: Mapping[str, list[str]], truth: Reward
+        self, folder: Path, kind: Adapters, train: answers.Asked, truth: Reward
     ) -> list[tuple[Path, dict[str, Any]]]:
-        fitted = self.reward == FITTED
-        Rounds(
-            folder, self.model, answers.prompts(train), reward=None if fitted else truth,
-            pairs=answers.pairs(train) if fitted else None, judge=by_reward(truth), rounds=self.rounds,
-            first=method(self.first), then=method(self.then), fit=method(self.fit), updates=self.updates,
-            fits=self.fits, kind=kind,
-        ).run()  # fmt: skip
+        methods = [method(given) for given in (self.first, self.then, self.fit)]
+        self.in_rounds(folder, kind, methods, train, truth).run()
         names = [f"policy-{number}" for number in range(self.rounds)]
         return [(folder / name, json.loads((folder / name / "stage.json").read_text())) for name in names]
 

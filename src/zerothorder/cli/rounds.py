@@ -4,21 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from zerothorder import catalogue
 from zerothorder.cli.flags import parse
-from zerothorder.cli.terminal import Terminal, table, terminal
+from zerothorder.cli.terminal import table, terminal
 from zerothorder.config import settings_of
 from zerothorder.errors import UsageError
+from zerothorder.integrations.refinement import Refinement
 
 if TYPE_CHECKING:
-    from zerothorder.integrations.adapters import Adapters, Method
-    from zerothorder.integrations.answers import Asked
-    from zerothorder.integrations.policies import Look, Reward
-    from zerothorder.integrations.rounds import Rounds
+    from zerothorder.integrations.adapters import Method
+    from zerothorder.integrations.policies import Look
 
-FITTED = "fitted"
 GROUPS: Mapping[str, Sequence[str]] = {
     "run": ("model", "output", "dtype", "seed"),
     "task": ("data", "prompt", "reference", "reward", "truth", "train_rows", "test_rows"),
@@ -29,35 +27,17 @@ GROUPS: Mapping[str, Sequence[str]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoundsConfig:
+class RoundsConfig(Refinement):
     """Train a policy's LoRA adapter by RLOO in rounds, each guided by what the last one and the reward model moved.
 
     OUTPUT/policy-0, policy-1, …: an adapter and its ledger each; also sft and reward-N where they are asked for. The
     same command goes on where it was stopped. A method is a recipe and its settings: --then zopro lr=10 eps=0.1.
     """
 
-    model: str
-    """A folder, a packaged model or a hub name."""
-    data: str
-    """Rows: a JSONL, CSV or Parquet file, a folder of splits, a shipped set, or a `datasets` name."""
-    prompt: str
-    """What the policy is given, columns in braces: '{text} In short:'."""
-    reference: str
-    """The answer to compare with, columns in braces: '{summary}'."""
     output: Path
     """Folder of the run."""
-    reward: str = "rouge_l"
-    """rouge_l, chrf, a reward model's folder, module:function; fitted: one of references against those of others."""
-    truth: str = "rouge_l"
-    """With --reward fitted: what is measured, and what judges the policy's answers between rounds."""
     sft: bool = False
     """Begin with supervised fine-tuning on the references; what it leads to is the reference policy of all rounds."""
-    rounds: int = 2
-    """How many policies, one after the other."""
-    updates: int = 20
-    """Updates of each policy."""
-    fits: int = 20
-    """Updates of SFT and of each reward model."""
     first: tuple[str, ...] = ("adamw",)
     """Method of the first policy; of the paper, by backpropagation: spsa lr=… needs none."""
     then: tuple[str, ...] = ("zopro",)
@@ -68,24 +48,6 @@ class RoundsConfig:
     """Share of the old reward model that is kept each round."""
     doubtful: float = 0.6
     """Share of prompts, those scored nearest 0, whose answers are judged."""
-    prompts: int = 8
-    """Prompts an update."""
-    samples: int = 2
-    """Completions of each."""
-    beta: float = 0.05
-    """Weight of the KL divergence from the reference policy."""
-    tokens: int = 16
-    """New tokens of a completion, at most; it ends with its line."""
-    longest: int = 48
-    """Prompts of more tokens are left out."""
-    rank: int = 16
-    """Of LoRA on all linear layers; alpha is twice it."""
-    train_rows: int = 480
-    """Prompts to train on, at most."""
-    test_rows: int = 128
-    """Prompts of dev that are looked at before and after; 0 for none."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    """Of the base; the adapter is float32."""
     seed: int = 0
     """Of adapter, completions and directions."""
     quiet: bool = False
@@ -100,21 +62,17 @@ def main(words: Sequence[str]) -> int:
     methods = _checked(asked)
     with terminal(quiet=asked.quiet, as_json=asked.json) as out:
         out.progress("starting", 0, 1)
-        from zerothorder.integrations.adapters import Adapters, generating
-        from zerothorder.integrations.answers import Answers
         from zerothorder.integrations.policies import look
 
-        kind = Adapters(
-            lora={"r": asked.rank, "lora_alpha": 2 * asked.rank, "target_modules": "all-linear"},
-            args=generating(asked.prompts, asked.samples, asked.beta), dtype=asked.dtype, tokens=asked.tokens,
-            seed=asked.seed,
-        )  # fmt: skip
-        task = Answers(asked.data, asked.prompt, asked.reference, asked.longest)
+        kind = asked.kind(asked.seed)
         model, tokenizer = kind.load(asked.model)
-        train = task.rows(tokenizer, "train", asked.train_rows)
-        test = task.rows(tokenizer, "dev", asked.test_rows) if asked.test_rows else None
-        truth = _reward(asked.truth if asked.reward == FITTED else asked.reward, kind)
-        run = _run(asked, kind, methods, train, truth, out)
+        train = asked.asked(tokenizer, "train", asked.train_rows)
+        test = asked.asked(tokenizer, "dev", asked.test_rows) if asked.test_rows else None
+        truth = asked.measured(kind)
+        run = asked.in_rounds(
+            asked.output, kind, methods, train, truth, demonstrated=asked.sft, average=asked.average,
+            doubtful=asked.doubtful, say=out.note, progress=out.progress,
+        )  # fmt: skip
         out.progress("starting", 1, 1)
         before = None if test is None else look(model, tokenizer, test, truth, asked.tokens)
         del model
@@ -148,32 +106,6 @@ def _checked(asked: RoundsConfig) -> list["Method"]:
         catalogue.build(name, "lora", **given)
         methods.append((name, given))
     return methods
-
-
-def _run(
-    asked: RoundsConfig, kind: "Adapters", methods: Sequence["Method"], train: "Asked", truth: Any, out: Terminal
-) -> "Rounds":
-    from zerothorder.integrations import answers
-    from zerothorder.integrations.policies import by_reward
-    from zerothorder.integrations.rounds import Rounds
-
-    first, then, fit = methods
-    fitted = asked.reward == FITTED
-    return Rounds(
-        asked.output, asked.model, answers.prompts(train), reward=None if fitted else truth,
-        pairs=answers.pairs(train) if fitted else None,
-        demonstrations=answers.demonstrations(train) if asked.sft else None, judge=by_reward(truth) if fitted else None,
-        rounds=asked.rounds, first=first, then=then, fit=fit, updates=asked.updates, fits=asked.fits,
-        average=asked.average, doubtful=asked.doubtful, kind=kind, say=out.note, progress=out.progress,
-    )  # fmt: skip
-
-
-def _reward(name: str, kind: "Adapters") -> "Reward":
-    from zerothorder.integrations.policies import scored_by
-    from zerothorder.integrations.trl import reward_of
-
-    found: Any = reward_of(name)
-    return scored_by(*kind.load(found, head=1)) if isinstance(found, str) else found
 
 
 def _shown(before: "Look", after: "Look") -> tuple[Any, ...]:

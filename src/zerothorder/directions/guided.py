@@ -10,11 +10,11 @@ from zerothorder import random
 from zerothorder.directions import View
 from zerothorder.directions.laws import Dense
 from zerothorder.errors import UsageError
+from zerothorder.exact import ordered_dot, ordered_sum
 from zerothorder.key import Key
 from zerothorder.scratch import buffer
 from zerothorder.space import CHUNK, Site
 from zerothorder.state import State
-from zerothorder.sums import ordered_dot, ordered_sum
 
 _REMEMBERED = 1 << 14
 

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from zerothorder import random
@@ -45,7 +44,5 @@ class RandomMask:
 
     def __call__(self, z: Tensor, site: Site, key: Key, start: int, state: State, view: View) -> None:
         share = float(state.tensor(SPARSITY, site.name)[0])
-        raw = torch.empty(2 * z.numel(), dtype=torch.uint8, device=z.device)
-        random.byte_lanes(raw, Key("mask", key.a // self.every).seed(self.run_key, site.id), 2 * start)
-        pairs = raw.view(-1, 2).to(torch.int32)
-        z.masked_fill_(pairs[:, 0] + 256 * pairs[:, 1] < round(share * _LANE), 0.0)
+        seed = Key("mask", key.a // self.every).seed(self.run_key, site.id)
+        random.drop(z, seed, round(share * _LANE), start)

@@ -192,7 +192,8 @@ class Rounds:
         names = ("model", "rounds", "first", "then", "fit", "updates", "fits", "average", "doubtful")
         mine = {name: getattr(self, name) for name in names} | dataclasses.asdict(self.kind)
         mine = json.loads(json.dumps(mine, default=str)) | {"given": self.reward is not None}
-        mine["prompts"] = hashlib.sha256(json.dumps(list(self.prompts[:]["prompt"])).encode()).hexdigest()
+        rows = {"prompts": self.prompts, "pairs": self.pairs, "demonstrations": self.demonstrations}
+        mine |= {name: _fingerprint(given) for name, given in rows.items()}
         path = self.output / _SETTINGS
         if path.exists():
             then = json.loads(path.read_text())
@@ -201,3 +202,10 @@ class Rounds:
                     raise UsageError(f"{self.output} was begun with {name} = {then.get(name)!r}, not {value!r}")
         self.output.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(mine, indent=1) + "\n")
+
+
+def _fingerprint(rows: Any) -> str | None:
+    """Of a data set's rows, all columns: a reward sees them too."""
+    if rows is None:
+        return None
+    return hashlib.sha256(json.dumps(rows[:], sort_keys=True, default=str).encode()).hexdigest()

@@ -1,4 +1,5 @@
-"""Keyed randomness: `shift` adds c·z to a tensor, `byte_lanes` gives rounding bits; reference and fast paths agree."""
+"""Keyed randomness: `shift` adds c·z to a tensor, `drop` zeroes a random share of one, `byte_lanes` gives rounding
+bits; reference and fast paths agree."""
 
 import functools
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from zerothorder.random import philox
 from zerothorder.random.laws import LAWS
 from zerothorder.random.philox import VERSION
 
-__all__ = ["LAWS", "VERSION", "byte_lanes", "fast_path", "pieces", "shift"]
+__all__ = ["LAWS", "VERSION", "byte_lanes", "drop", "fast_path", "pieces", "shift"]
 
 
 @functools.cache
@@ -55,6 +56,21 @@ def pieces(out: Tensor, law: str, keys: Sequence[int], starts: Sequence[int], en
     out.zero_()
     for key, start, begin, end in zip(keys, starts, (0, *ends), ends, strict=False):
         shift(out[begin:end], out[begin:end], law, key, 1.0, start)
+
+
+def drop(out: Tensor, key: int, below: int, start: int = 0) -> None:
+    """out_i = 0 where the 16-bit lane start+i of the key's stream is less than `below` (0 … 2¹⁶), in place.
+
+    `out` is as in `shift`.
+    """
+    fast = getattr(fast_path(out.device), "drop", None)
+    if fast is not None:
+        fast(out, key, below, start)
+        return
+    raw = torch.empty(2 * out.numel(), dtype=torch.uint8, device=out.device)
+    byte_lanes(raw, key, 2 * start)
+    low, high = raw.view(-1, 2).to(torch.int32).unbind(1)
+    out.masked_fill_(low + 256 * high < below, 0.0)
 
 
 def byte_lanes(out: Tensor, key: int, start: int = 0) -> None:

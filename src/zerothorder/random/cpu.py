@@ -128,6 +128,31 @@ def _shift(out: Any, source: Any, same: bool, bits: int, table: Any, k0: Any, k1
 
 
 @njit(parallel=True, nogil=True, cache=True)
+def _drop(out: Any, k0: Any, k1: Any, below: Any, start: int) -> None:
+    zero = out.dtype.type(0)
+    for t in prange(start // TILE, (start + out.size + TILE - 1) // TILE):
+        words = stream(16, t, k0, k1)
+        skip, at, count = span(t, start, out.size)
+        if count == TILE:
+            x = out[at : at + uint64(TILE)]
+            for b in range(words.size):
+                word, i = words[b], uint64(2 * b)
+                x[i] = zero if (word & uint32(0xFFFF)) < below else x[i]
+                x[i + uint64(1)] = zero if (word >> uint32(16)) < below else x[i + uint64(1)]
+        else:
+            lanes = words.view(np.uint16)  # little-endian: the low half of a word first
+            for i in range(count):
+                if lanes[skip + uint64(i)] < below:
+                    out[at + uint64(i)] = zero
+
+
+def drop(out: torch.Tensor, key: int, below: int, start: int) -> None:
+    """See `random.drop`."""
+    follow_threads()
+    _drop(out.numpy(), *split(key), np.uint32(below), start)
+
+
+@njit(parallel=True, nogil=True, cache=True)
 def _bytes(out: Any, k0: Any, k1: Any, start: int) -> None:
     for t in prange(start // TILE, (start + out.size + TILE - 1) // TILE):
         lanes = stream(8, t, k0, k1).view(np.uint8)  # little-endian: the low byte of a word first

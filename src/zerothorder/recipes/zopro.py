@@ -14,10 +14,10 @@ from zerothorder.directions.guided import Guided
 from zerothorder.errors import UsageError, nearest
 from zerothorder.estimate import Estimator, Step
 from zerothorder.estimators.finite_difference import central
+from zerothorder.exact import ordered_dot
 from zerothorder.key import Key
 from zerothorder.ledger.entry import Rates
 from zerothorder.space import ParameterSpace, stored_name
-from zerothorder.sums import ordered_dot
 from zerothorder.updates import Update
 from zerothorder.updates.schedules import rates_of
 from zerothorder.updates.transforms import WeightDecay

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from zerothorder.exact import sqrt_
 from zerothorder.state import State
 from zerothorder.updates import WeightDecay, Where
 
@@ -57,7 +58,7 @@ class Adam:
         v += (g * g) * (1 - self.beta2)
         g.copy_(v)
         g /= 1 - state.scalars["adam_beta2"]
-        g.sqrt_()
+        sqrt_(g)
         g += self.eps
         torch.div(m / (1 - state.scalars["adam_beta1"]), g, out=g)
 

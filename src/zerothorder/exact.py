@@ -1,5 +1,6 @@
-"""Sums whose bits do not depend on threads, instruction sets or libraries."""
+"""Arithmetic whose bits do not depend on threads, instruction sets or libraries."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,3 +22,15 @@ def ordered_sum(values: Tensor) -> float:
 def ordered_dot(a: Tensor, b: Tensor) -> float:
     """Σ a·b in float64, each product rounded once."""
     return ordered_sum(torch.mul(a.reshape(-1).double(), b.reshape(-1).double()))
+
+
+def sqrt_(values: Tensor) -> Tensor:
+    """√ in place, rounded correctly, as IEEE 754 has it.
+
+    On CPU torch hands contiguous tensors to MKL's vector functions, whose last bit depends on the processor.
+    """
+    if values.device.type == "cpu":
+        seen = values.detach().numpy()  # the same memory
+        np.sqrt(seen, out=seen)
+        return values
+    return values.sqrt_()
