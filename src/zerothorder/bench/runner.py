@@ -12,6 +12,7 @@ from zerothorder.bench.results import RESULT, commit, read_result, results
 from zerothorder.bench.suite import Cell, Suite
 from zerothorder.bench.worker import LOG, run_cell
 from zerothorder.errors import UsageError
+from zerothorder.ledger.lock import claim, release
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -51,13 +52,16 @@ def run_suite(
 ) -> list[str]:
     """Run what is not done; names of cells that failed, whose folder holds `log.txt`, and of those that waited for
     them. `progress(done, total)` counts what there was to do, `ended(name, well)` tells of each cell. On Ctrl-C the
-    running ones are ended; what they had done is gone on with next time. UsageError as `check_suite`."""
+    running ones are ended; what they had done is gone on with next time. UsageError as `check_suite`, and while another
+    process works in the folder."""
     if processes < 1:
         raise UsageError(f"processes is {processes}; at least one is needed")
     waiting = check_suite(suite, folder, any_commit)
     total, failed = len(waiting), list[str]()
     missing = {cell.name for cell in waiting}
     running: dict[str, BaseProcess] = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    claim(folder)
     with _server() as context:
         try:
             while waiting or running:
@@ -83,6 +87,7 @@ def run_suite(
                 process.terminate()
             for process in running.values():
                 process.join()
+            release(folder)
     return failed
 
 

@@ -12,6 +12,7 @@ from zerothorder.errors import LedgerError, UsageError
 from zerothorder.ledger.attachments import Attachments, digest, write_durably
 from zerothorder.ledger.entry import ATTACHMENT, CHAIN, END, STEP, Codec, Entry, frame
 from zerothorder.ledger.header import Header
+from zerothorder.ledger.lock import claim, release
 from zerothorder.ledger.reader import Contents, read
 
 _SYNC_SECONDS = 1.0
@@ -41,6 +42,7 @@ class Ledger:
         try:
             # whole or absent: a file with half a header could neither be resumed nor read
             write_durably(path, data)
+            claim(path)
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
         except OSError as error:
             raise UsageError(
@@ -49,7 +51,10 @@ class Ledger:
 
     @classmethod
     def resume(cls, path: Path) -> "Ledger":
-        """Open a ledger to go on: a torn last entry is cut off; damage anywhere else is a LedgerError."""
+        """Open a ledger to go on: a torn last entry is cut off; damage anywhere else is a LedgerError. UsageError while
+        another process writes it."""
+        if path.exists():
+            claim(path)
         contents = read(path)
         ledger = cls.__new__(cls)
         ledger.header, ledger.path, ledger.codec = contents.header, path, contents.codec
@@ -117,6 +122,8 @@ class Ledger:
             finally:
                 os.close(self._file)
                 self._file = None
+                if self.path is not None:
+                    release(self.path)
 
     def _write(self, kind: int, flags: int, step: int, payload: bytes) -> None:
         data = frame(kind, flags, step, payload, self.chain)
@@ -147,7 +154,9 @@ class Ledger:
 
 def cut(path: Path, steps: int) -> bytes | None:
     """Leave the first `steps` steps in the file; its bytes before, or None where nothing was cut. LedgerError where it
-    has fewer."""
+    has fewer, UsageError while another process writes it."""
+    if path.exists():
+        claim(path)
     contents = read(path, steps)
     if len(contents.entries) < steps:
         raise LedgerError(f"{path} has {len(contents.entries)} steps, not the {steps} to go on from")
