@@ -67,7 +67,7 @@ class EvalConfig(TaskConfig):
     rows: int = 0
     """How many of them; 0: all."""
     calibrate: int = 500
-    """Unlabelled training rows whose median score is the calibrated threshold of two classes; 0: none."""
+    """Unlabelled training rows; each class's score is taken less its median over them. 0: no calibrated accuracy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +231,15 @@ def _same_place(a: str, b: str) -> bool:
     return absolute(a) == absolute(b) or (
         one.is_absolute() and other.is_absolute() and one.resolve() == other.resolve()
     )
+
+
+def is_config(path: Path) -> bool:
+    """Whether a config.json is a run's; models have files of that name too. One that cannot be read may be."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return True
+    return isinstance(found, dict) and "output" in found
 
 
 def load_config(path: Path) -> TrainConfig:

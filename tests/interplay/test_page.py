@@ -93,6 +93,19 @@ def test_the_command_writes_the_page_and_says_the_means(
     assert "policy and reward" in shown
 
 
+def test_the_config_of_a_model_that_a_trainer_saved_is_not_the_run_s(
+    runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = runs[0]
+    (run / "config.json").write_text('{"model_type": "llama"}')
+    (run / "ledger.zo").write_bytes(b"")
+    assert main(["interplay", str(run), "-o", str(tmp_path / "out.html")]) == 0
+    for checkpoint in run.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    assert main(["interplay", str(run), "-o", str(tmp_path / "out.html")]) == 2
+    assert "give it with --base" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -87,20 +87,27 @@ def _track(run: Path, asked: Interplay) -> "Track":
 
     if not run.is_dir():
         raise UsageError(f"{run} is not a folder; name the folder of a run")
-    known = asked.base is not None or (run / "config.json").exists()
+    base = asked.base or _base(run)
+    known = base is not None
     if any(run.glob("checkpoint-*")) and not ((run / "ledger.zo").exists() and known):
         return Checkpoints.of(run, asked.start)
     if not (run / "ledger.zo").exists():
         raise UsageError(f"{run} holds neither ledger.zo nor checkpoint-N folders; name the folder of a run")
+    if base is None:
+        raise UsageError(f"{run} has no config.json that names its base; give it with --base")
     from zerothorder.cli.base import load_base
-    from zerothorder.config import load_config
     from zerothorder.ledger.reader import read
 
-    name = asked.base
-    if name is None and not (run / "config.json").exists():
-        raise UsageError(f"{run} has no config.json that names its base; give it with --base")
-    name = name or load_config(run / "config.json").model
     contents = read(run / "ledger.zo")
     return Replayed.of(
-        run.resolve().name, load_base(name, contents, None, "cpu", False).model, run / "ledger.zo", asked.pieces
+        run.resolve().name, load_base(base, contents, None, "cpu", False).model, run / "ledger.zo", asked.pieces
     )
+
+
+def _base(run: Path) -> str | None:
+    """The model that the run's config names; None where there is none, or one of another library's (a model saved by a
+    trainer lies beside its own)."""
+    from zerothorder.config import is_config, load_config
+
+    path = run / "config.json"
+    return load_config(path).model if path.exists() and is_config(path) else None

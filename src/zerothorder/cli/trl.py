@@ -31,9 +31,9 @@ and --output are short for model_name_or_path, dataset_name and output_dir. Besi
   --zo.recipe NAME   the recipe (zo recipes lists them), and --zo.SETTING VALUE its settings; in YAML a block `zo:`
   --quiet, --json    print less, or one JSON object a line
 
-Learning rate, schedule and weight decay are TRL's fields. bf16, gradient_checkpointing and max_grad_norm are off unless
-asked for, precompute_ref_log_probs is on. The run leaves ledger.zo in its folder, from which --resume_from_checkpoint
-goes on.
+Learning rate, schedule and weight decay are TRL's fields. bf16 is off unless asked for, precompute_ref_log_probs is on;
+gradient_checkpointing and max_grad_norm are off. The run leaves ledger.zo in its folder, from which
+--resume_from_checkpoint goes on.
 """
 
 
