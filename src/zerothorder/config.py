@@ -173,11 +173,11 @@ def settings_of(config: Any, flag: str = "--settings") -> dict[str, Any]:
             raise UsageError(f"{flag} takes NAME=VALUE, not {word!r}; for example sparsity=0.8")
         if name in found:
             raise UsageError(f"{name} is given twice, by {flag} {word} and before; leave one out")
-        found[name] = _read(value)
+        found[name] = value_of(value)
     return found
 
 
-def _read(value: str) -> Any:
+def value_of(value: str) -> Any:
     """A number or true and false where the text is one."""
     for kind in (int, float):
         try:

@@ -9,6 +9,7 @@ from zerothorder.config import TrainConfig, check_resumable
 from zerothorder.environment import FILE as ENVIRONMENT
 from zerothorder.errors import UsageError
 from zerothorder.ledger.attachments import write_durably
+from zerothorder.ledger.lock import claimed
 
 _FILES = ("ledger.zo", "metrics.jsonl", "report.html", "interplay.json", "config.json", ENVIRONMENT)
 _BEGUN = ".config.json.tmp"
@@ -58,11 +59,12 @@ def create(config: TrainConfig) -> None:
 
 
 def empty(folder: Path) -> None:
-    """Remove what a run leaves, and nothing else."""
-    for name in (*_FILES, _BEGUN):
-        (folder / name).unlink(missing_ok=True)
-    for name in _FOLDERS:
-        shutil.rmtree(folder / name, ignore_errors=True)
+    """Remove what a run leaves, and nothing else. UsageError while another process goes on with it."""
+    with claimed(folder / "ledger.zo"):
+        for name in (*_FILES, _BEGUN):
+            (folder / name).unlink(missing_ok=True)
+        for name in _FOLDERS:
+            shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def discard(folder: Path) -> None:

@@ -55,11 +55,12 @@ class Record:
         )
 
     def missing(self, past: list[Entry], meter: Meter) -> None:
-        """Rows of steps that were written to the ledger, and killed before their own; and the meter as it was."""
+        """Rows of steps that were written to the ledger, and killed before their own; and the meter as it was. What
+        these steps took through the model nobody knows: their rows say what was counted before."""
         if (last := self.journal.last) is not None:
             meter.examples, meter.tokens = last["forwards"], last["tokens"]
         for entry in past[self.journal.next_step :]:
-            self.write(step_row(entry))
+            self.write(step_row(entry) | {"forwards": meter.examples, "tokens": meter.tokens})
 
     def close(self) -> None:
         """Close the file and the trackers."""

@@ -139,7 +139,7 @@ class Run:
         terms = tuple((key, float32(scalar)) for key, scalar in estimate.terms)
         # a bad value costs one step, never the run
         dense = (estimate.dense or {}).values()
-        skipped = not (all(math.isfinite(s) for _, s in terms) and all(bool(part.isfinite().all()) for part in dense))
+        skipped = not (all(math.isfinite(s) for _, s in terms) and all(map(_finite, dense)))
         notes = {name: float32(value) for name, value in estimate.notes.items()}
         entry = Entry(self.index, terms, notes, self._rates, skipped, estimate.absolute)
         with uninterrupted():
@@ -154,6 +154,11 @@ class Run:
                 "nothing; lower lr or eps, compute in float32, or look at the loss itself"
             )
         return dataclasses.replace(written, dense=None)
+
+
+def _finite(part: Tensor) -> bool:
+    """Whether all elements are numbers: its least and its largest are, in one pass and without a mask of its size."""
+    return not part.numel() or all(bool(end.isfinite()) for end in part.aminmax())
 
 
 def check_recipe(header: Header, recipe: Recipe, space: ParameterSpace) -> None:

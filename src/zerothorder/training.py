@@ -17,6 +17,7 @@ from zerothorder.execution.swap import Swap
 from zerothorder.journal import read_journal
 from zerothorder.key import run_key
 from zerothorder.ledger.header import fingerprint
+from zerothorder.ledger.lock import claim, release
 from zerothorder.ledger.reader import Contents, read
 from zerothorder.ledger.snapshot import save_snapshot
 from zerothorder.opening import open_run
@@ -62,6 +63,7 @@ class Training:
         environment.use_threads(config.threads, before)
         contents = self._written()
         if contents and contents.final and len(contents.entries) >= config.steps:
+            release(config.output / "ledger.zo")
             return self._already_finished()
         self.task = load_task(config, progress=self.report.progress)
         self._tell_cuts()
@@ -90,7 +92,10 @@ class Training:
 
     def _written(self) -> Contents | None:
         path = self.config.output / "ledger.zo"
-        return read(path) if self.config.resume and path.exists() else None
+        if not self.config.resume or not path.exists():
+            return None
+        claim(path)  # nobody adds to what is read now until the run goes on from it
+        return read(path)
 
     def _tell_cuts(self) -> None:
         for split, count in self.task.truncated.items():

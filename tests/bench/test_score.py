@@ -14,17 +14,16 @@ import pytest
 import torch
 
 from zerothorder import training
-from zerothorder.bench import results as results_module
 from zerothorder.bench import score as score_module
 from zerothorder.bench.check import check_results
 from zerothorder.bench.memory import resident, resident_before
-from zerothorder.bench.results import RESULT, results, write_result
+from zerothorder.bench.results import RESULT, identity, results, write_result
 from zerothorder.bench.runner import check_suite
 from zerothorder.bench.score import ATTACHMENTS, LEDGER, SEARCH_SEED, Score, best
 from zerothorder.bench.score_page import summary, write_page
 from zerothorder.bench.score_pictures import unbeaten
 from zerothorder.bench.statistics import mean, paired
-from zerothorder.bench.suite import QUICK, chosen, read_suite
+from zerothorder.bench.suite import QUICK, Suite, chosen, read_suite
 from zerothorder.cli.main import main
 from zerothorder.errors import UsageError
 from zerothorder.evaluation import offsets
@@ -114,6 +113,8 @@ def test_a_method_is_searched_once_a_scheme_and_before_its_runs(path: Path) -> N
         ("search = 10", "search = 30", "search is 30 forwards a rate, more than the budget of 20"),
         ("dev_rows = 4", "dev_rows = -3", "dev_rows is -3; it must be 0 or more"),
         ("seeds = [0, 1]", "seeds = [0, 0]", "a list of different whole numbers"),
+        ("budget = 20", 'budget = 20\nobjective = "metric"', "objective is 'metric'; scores are cross-entropies"),
+        ("eps = 1e-2", "eps = { lora = 1e-2 }", "eps of zo-sgd has no value for the scheme full"),
     ],
 )
 def test_a_mistake_is_told_before_anything_runs(path: Path, old: str, new: str, said: str) -> None:
@@ -289,12 +290,18 @@ def fake(loss: float, **others: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_the_page_has_paired_differences_tables_and_pictures(path: Path, tmp_path: Path) -> None:
-    suite, out = read_suite(path), tmp_path / "out"
+def fill(suite: Suite, out: Path, losses: dict[str, float]) -> None:
+    """A result for every cell: a loss by its method, and 0.01 more with each seed; all searches found 0.5."""
     for cell in suite.cells:
         (out / cell.name).mkdir(parents=True)
-        loss = {"zo-sgd+full": 0.5, "zo-sgd-cons+full": 0.4, "sgd+full": math.nan}.get(cell.method, 0.6)
-        write_result(out, cell, fake(loss + 0.01 * cell.seed))
+        tried = {f"{suite.cell(name).settings['rate']:g}": 0.5 for name in cell.after}
+        loss = 0.5 if cell.stage else losses.get(cell.method, 0.6) + 0.01 * cell.seed
+        write_result(out, cell, fake(loss, tried=tried))
+
+
+def test_the_page_has_paired_differences_tables_and_pictures(path: Path, tmp_path: Path) -> None:
+    suite, out = read_suite(path), tmp_path / "out"
+    fill(suite, out, {"zo-sgd+full": 0.5, "zo-sgd-cons+full": 0.4, "sgd+full": math.nan})
     text = write_page(suite, results(suite, out), out).read_text()
     assert "28 of 28 runs" in text
     assert "| zo-sgd | 0 | 0 | 2 | 10 | 20 | 20 | (0.001) | 2 | 1 |" in text
@@ -319,11 +326,53 @@ def test_results_of_other_code_are_not_gone_on_with_unasked(
 ) -> None:
     suite = read_suite(path)
     (tmp_path / "out" / suite.cells[0].name).mkdir(parents=True)
-    monkeypatch.setattr(results_module, "commit", lambda: "0123abcd")
-    write_result(tmp_path / "out", suite.cells[0], fake(0.5))
+    write_result(tmp_path / "out", suite.cells[0], fake(0.5), {"commit": "0123abcd", "code": "other"})
     with pytest.raises(UsageError, match=r"made by the code of 0123abcd, this is .*--any-commit"):
         check_suite(suite, tmp_path / "out")
     assert len(check_suite(suite, tmp_path / "out", any_commit=True)) == len(suite.cells) - 1
+    # documents were changed, not the code
+    write_result(tmp_path / "out", suite.cells[0], fake(0.5), identity() | {"commit": "0123abcd"})
+    assert len(check_suite(suite, tmp_path / "out")) == len(suite.cells) - 1
+    # an older result knows its commit alone
+    result = json.loads((older := tmp_path / "out" / suite.cells[0].name / RESULT).read_text())
+    older.write_text(json.dumps({name: value for name, value in result.items() if name != "code"}))
+    with pytest.raises(UsageError, match="made by the code of 0123abcd"):
+        check_suite(suite, tmp_path / "out")
+
+
+def test_a_rate_from_other_searches_than_those_that_are_there_is_told(path: Path, tmp_path: Path) -> None:
+    suite, out = read_suite(path), tmp_path / "out"
+    late = suite.cell("again/zo-sgd+lora/seed-1")
+    for name, loss in zip(late.after, (0.5, 0.6), strict=True):
+        (out / name).mkdir(parents=True)
+        write_result(out, suite.cell(name), fake(loss))
+    (out / late.name).mkdir(parents=True)
+    write_result(out, late, fake(0.4, tried={"0.01": 0.5, "0.1": 0.6}))
+    assert len(results(suite, out)) == 3
+    write_result(out, suite.cell(late.after[0]), fake(0.55))
+    with pytest.raises(UsageError, match=r"again/zo-sgd.lora/seed-1 chose its rate from other searches.*remove"):
+        results(suite, out)
+
+
+def test_a_model_of_a_hub_is_one_folder_of_the_results(path: Path) -> None:
+    text = path.read_text()
+    line = next(line for line in text.splitlines() if line.startswith("model = "))
+    name = line.partition('"')[2].rpartition('"')[0]
+    path.write_text(text.replace(line, f'model = ["{name}", "Org/Name"]'))
+    suite = read_suite(path)
+    assert all(cell.name.count("/") == 2 for cell in suite.cells)
+    assert "zo-sgd+Org-Name+full" in suite.methods
+
+
+def test_few_pairs_make_nothing_bold(path: Path, tmp_path: Path) -> None:
+    path.write_text(path.read_text().replace("[0, 1]", "[0, 1, 2]"))
+    suite, out = read_suite(path), tmp_path / "out"
+    fill(suite, out, {method: 0.4 if method.startswith("zo-sgd-cons") else 0.5 for method in suite.methods})
+    found = results(suite, out)
+    text = write_page(suite, found, out).read_text()
+    assert "| zo-sgd-cons | **-0.100** (-0.100 to -0.100) |" in text, "two tasks of three seeds"
+    one = {name: result for name, result in found.items() if not name.startswith("again/")}
+    assert "| zo-sgd-cons | -0.100 (-0.100 to -0.100) |" in write_page(suite, one, out).read_text()
 
 
 @pytest.mark.slow

@@ -61,7 +61,7 @@ def result(gain: float, seconds: float = 10.0) -> dict[str, Any]:
     return {
         "before": look, "after": look | {"reward": 0.25 + gain, "kl": 0.5}, "tokens": 1000, "forwards": 10,
         "curve": [{"tokens": 10.0 * i, "seconds": float(i), "reward": 0.1 * i} for i in range(1, 4)],
-        "peak_memory": 2**30, "seconds": seconds,
+        "memory": 2**30, "seconds": seconds,
     }  # fmt: skip
 
 
@@ -94,6 +94,7 @@ def test_cells_are_tasks_by_methods_by_seeds_and_the_method_has_the_last_word(pa
         ("seeds = [0, 1]", "seeds = 3", "seeds .* is 3; it is a list"),
         ("seeds = [0, 1]", "seed = [0]", "a field 'seed' .*did you mean 'seeds'"),
         ('prompt = "{text}"', "", "short/plain .* lacks a setting: 'prompt'"),
+        ("updates = 2", "updates = 2\ntest_rows = 0", "test_rows is 0; a cell compares"),
         ("[tasks.short]", "[tasks.short", "cannot read the suite"),
     ],
 )
@@ -170,9 +171,13 @@ def test_stages_of_a_curve_follow_each_other() -> None:
     stage = {
         "log": [{"zo/tokens": 10, "zo/cpu_seconds": 1.0, "reward": 0.5, "completions/mean_length": 3.0}, {"epoch": 1}]
     }
-    found = curve([stage, stage])
+    found = curve([("policy-0", stage), ("policy-1", stage)])
     assert [(row["tokens"], row["seconds"]) for row in found] == [(10.0, 1.0), (20.0, 2.0)]
     assert found[0]["length"] == 3.0
+    # what a reward model is fitted with, and what was drawn for its judge, is paid before the next policy
+    again = stage | {"drawn": {"tokens": 5, "forwards": 1, "cpu_seconds": 0.5}}
+    found = curve([("reward-0", stage), ("policy-0", stage), ("reward-1", again), ("policy-1", stage)])
+    assert [(row["tokens"], row["seconds"]) for row in found] == [(20.0, 2.0), (45.0, 4.5)]
     assert method({"recipe": "spsa", "lr": 1e-3}) == ("spsa", {"lr": 1e-3})
 
 
@@ -187,6 +192,8 @@ def test_the_command_writes_the_page_of_what_there_is(path: Path, tmp_path: Path
     assert Path(last["page"]) == tmp_path / "tiny" / "README.md"
     assert main(["bench", str(tmp_path / "nothing.toml")]) == 2
     assert main(["bench", str(path), "--only", "plane"]) == 2
+    assert main(["bench", str(path), "--processes", "0"]) == 2
+    assert "--processes is 0; at least one" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -239,6 +246,11 @@ first = {{ recipe = "spsa" }}
     assert guided["before"]["reward"] == found["short/dpo/seed-0"]["before"]["reward"]
     ledgers = tmp_path / "tiny/short/zopro/seed-0/ledgers"
     assert sorted(p.name for p in ledgers.iterdir()) == ["policy-0.zo", "policy-1.zo"]
+    fitted = found["short/fitted/seed-0"]
+    assert fitted["tokens"] > fitted["curve"][-1]["tokens"] - fitted["curve"][0]["tokens"] > 0
+    assert (tmp_path / "tiny/short/fitted/seed-0/ledgers/reward-0.zo").exists(), (
+        "a reward model is part of what it took"
+    )
     times = {cell.name: (tmp_path / "tiny" / cell.name / RESULT).stat().st_mtime_ns for cell in suite.cells}
     assert main(["bench", str(path), "--quiet"]) == 0
     assert times == {cell.name: (tmp_path / "tiny" / cell.name / RESULT).stat().st_mtime_ns for cell in suite.cells}

@@ -231,6 +231,7 @@ def test_an_adapter_s_run_is_replayed_from_base_and_ledger_by_the_command(
         (["--steps", "3"], "DPOConfig has no field 'steps'; it is --max_steps here"),
         (["--recipe", "low-rank"], "DPOConfig has no field 'recipe'; it is --zo.recipe here"),
         (["--max_stepz", "3"], "no field 'max_stepz'.*did you mean 'max_steps'"),
+        (["--zo.lr", "1e-3"], "lr is the trainer's here: give --learning_rate in place of zo.lr"),
     ],
 )
 def test_a_flag_of_zo_s_own_or_of_nobody_is_the_user_s_mistake(
@@ -238,6 +239,21 @@ def test_a_flag_of_zo_s_own_or_of_nobody_is_the_user_s_mistake(
 ) -> None:
     assert main([*words(folder, "dpo", tmp_path / "run"), *more]) == 2
     assert re.search(said, capsys.readouterr().err.replace("\n", " "))
+
+
+def test_a_folder_may_be_called_like_a_flag(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*words(folder, "reward", Path("reward")), "--quiet"]) == 0
+    assert (tmp_path / "reward" / "ledger.zo").exists()
+
+
+def test_a_reward_against_a_column_that_is_not_there_is_found_before_the_model_is_loaded(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = words(folder, "rloo", tmp_path / "run")
+    asked[asked.index("--model") + 1] = "./nowhere"
+    assert main([*asked, "--reward", "rouge_l"]) == 2
+    assert "has no column 'reference', which rouge_l compares" in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_objective_of_nobody_is_named_with_all_there_are(capsys: pytest.CaptureFixture[str]) -> None:

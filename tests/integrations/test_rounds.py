@@ -94,6 +94,8 @@ def test_a_run_without_a_backward_pass_from_sft_to_the_second_policy(base: str, 
     before = {stage: (tmp_path / "run" / stage / "stage.json").stat().st_mtime_ns for stage in stages}
     whole(base, tmp_path / "run", average=0.25).run()
     assert before == {stage: (tmp_path / "run" / stage / "stage.json").stat().st_mtime_ns for stage in stages}
+    drawn = json.loads((tmp_path / "run/reward-1/stage.json").read_text())["drawn"]
+    assert drawn["forwards"] >= 2 * 8 + 8, "two completions of each prompt, and a score of one"
     told = json.loads((last / "stage.json").read_text())
     assert told["tokens"] > 0
     assert [row["reward"] for row in told["log"] if "reward" in row]
@@ -139,11 +141,17 @@ def test_a_stopped_run_goes_on_where_it_was(base: str, tmp_path: Path, monkeypat
 
 
 def test_the_first_policy_may_be_first_order_and_a_reward_be_given(base: str, tmp_path: Path) -> None:
-    last = rounds(base, tmp_path / "run", reward=variety, first=("adamw", {"lr": 1e-2})).run()
+    asked: dict[str, Any] = {"reward": variety, "first": ("adamw", {"lr": 1e-2})}
+    last = rounds(base, tmp_path / "run", **asked, named={"reward": "variety"}).run()
     contents = read(last / "ledger.zo")
     assert {name for _, name, _ in contents.attachments} == {"start", "mu"}
     assert not (tmp_path / "run" / "reward-0").exists()
     assert all(entry.dense_hash for entry in read(tmp_path / "run/policy-0/ledger.zo").entries)
+    with pytest.raises(UsageError, match="was begun with reward = 'variety', not 'length'"):
+        rounds(base, tmp_path / "run", **asked, named={"reward": "length"}).run()
+    more = rows("prompt", 8).add_column("reference", ["w1"] * 8)
+    with pytest.raises(UsageError, match="was begun with prompts"):
+        rounds(base, tmp_path / "run", **asked, named={"reward": "variety"}, prompts=more).run()
 
 
 def test_what_cannot_be_meant_is_said(base: str, tmp_path: Path) -> None:

@@ -200,6 +200,11 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(dtype: torch.dtype, 
     again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
     assert read(tmp_path / "run" / "ledger.zo").entries == entries
     assert same(weights(again.model), weights(whole.model))
+    # counts and clocks go on too, and a run is never cheaper for having been stopped
+    for name in ("zo/forwards", "zo/tokens", "zo/cpu_seconds"):
+        ours, theirs = ([row[name] for row in logged(trainer)] for trainer in (again, whole))
+        assert ours == sorted(ours)
+        assert name == "zo/cpu_seconds" or ours[-1] >= theirs[-1]
     # what came after the checkpoint was not thrown away
     assert read(tmp_path / "run" / "ledger.1.zo").entries == entries
 
@@ -438,6 +443,9 @@ def test_resuming_without_the_ledger_or_from_no_checkpoint_says_so(tmp_path: Pat
     with pytest.raises(UsageError, match="no checkpoint"):
         trainer.train(resume_from_checkpoint=True)
     trainer.train()
+    # a folder that was being written when the run was killed is passed over
+    (tmp_path / "run" / "checkpoint-9").mkdir()
+    made("sft", tmp_path / "run").train(resume_from_checkpoint=True)
     (tmp_path / "run" / "ledger.zo").unlink()
     with pytest.raises(UsageError, match=r"no .*ledger\.zo to resume from"):
         made("sft", tmp_path / "run").train(resume_from_checkpoint=True)

@@ -142,3 +142,32 @@ def test_an_objective_of_bare_numbers_has_no_gradient() -> None:
 def test_a_plan_of_it_is_refused() -> None:
     with pytest.raises(UsageError, match="adamw differentiates, which takes memory that a plan does not price"):
         make_plan(PlanConfig(recipe="adamw"))
+
+
+class Fixed(Plain):
+    """A loss of 1 and a gradient that is given."""
+
+    def __init__(self, gradient: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.given = gradient
+
+    def gradient(self, model: nn.Module, prepared: Any) -> Values:
+        return Values(torch.ones(1), torch.ones(1), self.given)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_gradient_with_one_element_that_is_no_number_moves_nothing(bad: float) -> None:
+    model, (x, y), _ = problem(torch.float64)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    gradient = {name: torch.ones_like(p) for name, p in before.items()}
+    recipe, fixed = catalogue.build("sgd", lr=0.1), Fixed(gradient)
+    run = Run(model, ParameterSpace.of(model), recipe, fixed, Swap(), steps=8)
+    last = next(reversed(gradient.values())).view(-1)
+    last[-1] = bad
+    assert run.step((x, y)).skipped
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    last[-1] = 1.0
+    entry = run.step((x, y))
+    assert not entry.skipped
+    assert entry.notes["gradient_norm"] == pytest.approx(sum(p.numel() for p in before.values()) ** 0.5, rel=1e-6)
+    assert not any(torch.equal(p, before[name]) for name, p in model.named_parameters())

@@ -1,18 +1,20 @@
 """A cell of preference optimisation: a policy trained on a text task, looked at before and after."""
 
 import json
-import resource
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from zerothorder.bench.memory import resident, resident_before
+from zerothorder.data.models import DTYPES
 from zerothorder.errors import UsageError, nearest
 from zerothorder.integrations import answers
 from zerothorder.integrations.adapters import Adapters, Method, told
 from zerothorder.integrations.policies import Look, Reward, look
-from zerothorder.integrations.refinement import Refinement
+from zerothorder.integrations.refinement import FITTED, Refinement
+from zerothorder.integrations.trl import mixed
 
 OBJECTIVES = ("rloo", "dpo")
 
@@ -27,6 +29,7 @@ class Preference(Refinement):
     """
 
     page: ClassVar[str] = "zerothorder.bench.preference_page"
+    executor: ClassVar[str] = "swap"
 
     model: str = "smollm2-135m"
     objective: str = "rloo"
@@ -40,15 +43,21 @@ class Preference(Refinement):
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise UsageError(f"there is no objective {self.objective!r}{nearest(self.objective, OBJECTIVES)}")
+        if self.test_rows < 1:
+            raise UsageError(
+                f"test_rows is {self.test_rows}; a cell compares what is said before and after, so give some"
+            )
         for name in ("first", "then", "fit"):
             method(getattr(self, name))  # an unknown recipe or setting is said before the first cell runs
 
     def run(self, folder: Path, seed: int, before: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
         """Train and look; the curve is of training's own completions, by tokens through the model and by seconds."""
+        mixed(self.objective)  # its libraries are no part of what a method takes
+        began_with = resident_before(DTYPES[self.dtype])
         kind = self.kind(seed)
         model, tokenizer = kind.load(self.model)
         train = self.asked(tokenizer, "train", self.train_rows)
-        test = self.asked(tokenizer, "dev", self.test_rows)
+        test = self.asked(tokenizer, self.split, self.test_rows)
         truth = self.measured(kind)
         start = look(model, tokenizer, test, truth, self.tokens)
         del model
@@ -64,10 +73,10 @@ class Preference(Refinement):
         return {
             "before": start.to_dict(),
             "after": after.to_dict(),
-            "curve": curve([told_of for _, told_of in stages]),
-            "tokens": sum(told_of["tokens"] for _, told_of in stages),
-            "forwards": sum(told_of["forwards"] for _, told_of in stages),
-            "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "curve": curve([(stage.name, told_of) for stage, told_of in stages]),
+            "tokens": sum(_counted(told_of, "tokens") for _, told_of in stages),
+            "forwards": sum(_counted(told_of, "forwards") for _, told_of in stages),
+            "memory": max(0, resident() - began_with),
         }
 
     def _dpo(self, folder: Path, kind: Adapters, train: answers.Asked) -> list[tuple[Path, dict[str, Any]]]:
@@ -81,7 +90,8 @@ class Preference(Refinement):
     ) -> list[tuple[Path, dict[str, Any]]]:
         methods = [method(given) for given in (self.first, self.then, self.fit)]
         self.in_rounds(folder, kind, methods, train, truth).run()
-        names = [f"policy-{number}" for number in range(self.rounds)]
+        kinds = ("reward", "policy") if self.reward == FITTED else ("policy",)
+        names = [f"{name}-{number}" for number in range(self.rounds) for name in kinds]
         return [(folder / name, json.loads((folder / name / "stage.json").read_text())) for name in names]
 
 
@@ -95,21 +105,27 @@ def method(given: Mapping[str, Any]) -> Method:
     return name, settings
 
 
-def curve(stages: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """A row an update, stages one after the other: tokens, seconds of the processor (its one thread is not stretched by
-    what else the machine does), and what the trainer said of its completions."""
+def curve(stages: Sequence[tuple[str, Mapping[str, Any]]]) -> list[dict[str, float]]:
+    """A row an update of a policy, stages (name, what its file says) one after the other: tokens, seconds of the
+    processor (its one thread is not stretched by what else the machine does), and what the trainer said of its
+    completions. Reward models have no rows, and their tokens and seconds go before the next policy's."""
     found: list[dict[str, float]] = []
     tokens = seconds = 0.0
     names = {"reward": "reward", "kl": "kl", "completions/mean_length": "length", "loss": "loss"}
-    for stage in stages:
-        for row in stage["log"]:
-            if "zo/tokens" not in row:
-                continue
+    for name, stage in stages:
+        drawn = stage.get("drawn", {})
+        tokens, seconds = tokens + drawn.get("tokens", 0), seconds + drawn.get("cpu_seconds", 0.0)
+        rows = [row for row in stage["log"] if "zo/tokens" in row]
+        for row in rows if name.startswith("policy") else ():
             own = {ours: row[theirs] for theirs, ours in names.items() if theirs in row}
             found.append({"tokens": tokens + row["zo/tokens"], "seconds": seconds + row["zo/cpu_seconds"], **own})
-        if found:
-            tokens, seconds = found[-1]["tokens"], found[-1]["seconds"]
+        if rows:
+            tokens, seconds = tokens + rows[-1]["zo/tokens"], seconds + rows[-1]["zo/cpu_seconds"]
     return found
+
+
+def _counted(stage: Mapping[str, Any], name: str) -> int:
+    return stage[name] + stage.get("drawn", {}).get(name, 0)
 
 
 __all__ = ["Look", "Preference", "curve", "method"]

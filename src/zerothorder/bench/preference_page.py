@@ -12,13 +12,17 @@ from zerothorder.report.standalone import lines
 from zerothorder.report.svg import SERIES
 from zerothorder.report.text import duration
 
+_HOW = """Before and after are of prompts that training does not see, one completion each. Tokens are all that went
+through the policy, generation included, and through reward models, fitting and judging included; time is the
+processor's, one thread; memory what the process held at most, less what it held before it loaded the model.
+"""
 _SHOWN = 3
 """Texts of a task that the page shows, of the first seed."""
 
 
 def write_page(suite: Suite, found: Results, folder: Path) -> Path:
     """FOLDER/README.md and its pictures."""
-    parts = [f"# {suite.name}\n", suite.about.strip() + "\n", state(suite, found)]
+    parts = [f"# {suite.name}\n", suite.about.strip() + "\n", state(suite, found), _HOW]
     for task in suite.tasks:
         own = {m: runs for m in suite.methods if (runs := done(suite, found, task, m))}
         if not own:
@@ -50,7 +54,7 @@ def summary(suite: Suite, found: Results) -> tuple[tuple[str, ...], list[tuple[s
 
 
 def _table(own: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    head = ("method", "seeds", "reward before", "after", "gain", "KL", "length", "tokens", "time", "peak memory")
+    head = ("method", "seeds", "reward before", "after", "gain", "KL", "length", "tokens", "time", "memory")
     rows: list[tuple[str, ...]] = []
     for method, runs in own.items():
         gains = [r["after"]["reward"] - r["before"]["reward"] for r in runs]
@@ -61,7 +65,7 @@ def _table(own: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
                 mean([r["after"]["kl"] for r in runs], 2), mean([r["after"]["length"] for r in runs], 1),
                 f"{statistics.fmean(r['tokens'] for r in runs) / 1e3:.0f} k",
                 duration(statistics.fmean(r["curve"][-1]["seconds"] for r in runs)),
-                f"{statistics.fmean(r['peak_memory'] for r in runs) / 2**20:.0f} MiB",
+                f"{statistics.fmean(r['memory'] for r in runs) / 2**20:.0f} MiB",
             )
         )  # fmt: skip
     return markdown(head, rows)

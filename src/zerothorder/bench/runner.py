@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zerothorder.bench.results import RESULT, commit, read_result, results
+from zerothorder.bench.results import RESULT, identity, read_result, results, same_code
 from zerothorder.bench.suite import Cell, Suite
 from zerothorder.bench.worker import LOG, run_cell
 from zerothorder.errors import UsageError
-from zerothorder.ledger.lock import claim, release
+from zerothorder.ledger.lock import claimed
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -25,13 +25,14 @@ _ASKED_EVERY = 0.1
 def check_suite(suite: Suite, folder: Path, any_commit: bool = False) -> list[Cell]:
     """The cells that are to be run. UsageError, before anything runs, for results of other settings, for results of
     another commit unless `any_commit`, and for a cell that cannot be run."""
-    found, now = results(suite, folder), commit()
-    others = {str(result["commit"]) for result in found.values()} - {now}
+    found, now = results(suite, folder), identity()
+    others = {str(result["commit"]) for result in found.values() if not same_code(result, now)}
     waiting = [cell for cell in suite.cells if cell.name not in found]
     if waiting and others and not any_commit:
         raise UsageError(
-            f"{len(found)} results in {folder} were made by the code of {', '.join(sorted(others))}, this is {now}; go "
-            "on with that code, give another output folder, or mix them with --any-commit (the page will say so)"
+            f"{len(found)} results in {folder} were made by the code of {', '.join(sorted(others))}, this is "
+            f"{now['commit']} (source {now['code']}); go on with that code, give another output folder, or mix them "
+            "with --any-commit (the page will say so)"
         )
     for cell in waiting:
         check: Callable[[], None] = getattr(cell.made(), "check", lambda: None)
@@ -57,17 +58,16 @@ def run_suite(
     if processes < 1:
         raise UsageError(f"processes is {processes}; at least one is needed")
     waiting = check_suite(suite, folder, any_commit)
-    total, failed = len(waiting), list[str]()
+    total, failed, made_by = len(waiting), list[str](), identity()
     missing = {cell.name for cell in waiting}
     running: dict[str, BaseProcess] = {}
     folder.mkdir(parents=True, exist_ok=True)
-    claim(folder)
-    with _server() as context:
+    with claimed(folder), _server() as context:
         try:
             while waiting or running:
                 for cell in _ready(waiting, missing, len(running) < processes, failed):
                     waiting.remove(cell)
-                    asked = (suite.path.absolute(), cell.name, folder.absolute(), dict(os.environ))
+                    asked = (suite.path.absolute(), cell.name, folder.absolute(), dict(os.environ), made_by)
                     process = context.Process(target=run_cell, args=asked)
                     process.start()
                     running[cell.name] = process
@@ -87,7 +87,6 @@ def run_suite(
                 process.terminate()
             for process in running.values():
                 process.join()
-            release(folder)
     return failed
 
 

@@ -31,6 +31,7 @@ _AS_OF_TRAIN = (
 )  # fmt: skip
 """Settings that `zo train` has under the same name."""
 _LEAST = {"budget": 1, "search": 1, "batch": 1, "tokens": 2, "looks": 1, "dev_rows": 0, "test_rows": 0}
+_OBJECTIVES = ("classification", "lm")
 LEDGER, ATTACHMENTS = "ledger.zo.gz", "attachments"
 SEARCH_SEED = 1000
 """Of the runs that choose a rate: none of a suite's own, as far as anybody counts."""
@@ -50,6 +51,7 @@ class Score:
 
     axes: ClassVar[tuple[str, ...]] = ("model", "recipe", "scheme")
     page: ClassVar[str] = "zerothorder.bench.score_page"
+    executor: ClassVar[str] = "batched"
 
     data: str
     rates: Any
@@ -80,6 +82,10 @@ class Score:
             )
         if self.dtype not in DTYPES:
             raise UsageError(f"there is no dtype {self.dtype!r}{nearest(self.dtype, DTYPES)}")
+        if self.objective not in _OBJECTIVES:
+            raise UsageError(
+                f"objective is {self.objective!r}; scores are cross-entropies, of {' or '.join(_OBJECTIVES)}"
+            )
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be {least} or more")
@@ -127,6 +133,16 @@ class Score:
         """The cell that tries a rate."""
         return dataclasses.replace(self, rate=rate, budget=self.search, looks=1, rates=[rate])
 
+    @classmethod
+    def follows(cls, result: Mapping[str, Any], before: Sequence[Mapping[str, Any]], where: Path) -> None:
+        """UsageError where the rate was chosen from other searches than those that are there now."""
+        tried = {f"{float(own['settings']['rate']):g}": own["dev"]["loss"] for own in before}
+        if json.dumps(tried, sort_keys=True) != json.dumps(result["tried"], sort_keys=True):
+            raise UsageError(
+                f"{where} chose its rate from other searches than those that are there now; remove that folder to run "
+                "it again"
+            )
+
     def check(self) -> None:
         """UsageError for data that cannot be read, or a budget of less than a step."""
         _readable(self.data)
@@ -149,6 +165,9 @@ class Score:
 
     def words(self) -> tuple[str, ...]:
         """The recipe's settings as the command line has them; of one given by schemes, that of this one."""
+        for name, value in self.settings.items():
+            if isinstance(value, Mapping) and self.scheme not in value:
+                raise UsageError(f"{name} of {self.recipe} has no value for the scheme {self.scheme}; give one")
         own = {name: v[self.scheme] if isinstance(v, Mapping) else v for name, v in self.settings.items()}
         return tuple(f"{name}={value}" for name, value in own.items())
 
@@ -175,7 +194,7 @@ class Score:
                 for row in rows if row["kind"] == "eval" and row["split"] == "dev"
             ],
             "training_seconds": round(sum(row.get("cpu_seconds", 0.0) for row in taken), 2),
-            "memory": max(0, resident() - start),
+            "memory": max(0, max(resident(), *(row.get("memory", 0) for row in taken)) - start),
         }  # fmt: skip
         if self.rate is None:
             found |= keep_ledger(config.output, folder) | {"baselines": baselines(self.data, "test", self.template)}

@@ -16,14 +16,17 @@ from zerothorder.report.text import duration
 
 Run = Mapping[str, Any]
 _SEEDS = 3
-"""Of every task, below which an interval says nothing."""
+"""Of every task, below which there is no interval."""
+_PAIRS = 6
+"""Below which an interval is the range of the differences, which excludes zero by chance once in four times or more."""
 _HOW = """First what is compared: cross-entropy on test rows (nats, lower is better), then calibrated accuracy, whose
-thresholds come from unlabelled training rows; plain accuracy mostly measures the model's bias between the answers.
-A difference is that to `{base}` on the same task and seed, with its 95 % interval by the bootstrap over seeds within
-tasks: bold where zero lies outside; fewer than three seeds have no interval. A forward is a pass of a batch; a slope
-counts 2, a gradient 3; the forwards of the search are counted apart. Seconds are the processor's, one thread,
-evaluations left out. Memory is what the process held at most, less what it held before it loaded the model. A rate in
-brackets is the lowest or highest that was tried.
+thresholds come from unlabelled training rows; plain accuracy mostly measures the model's bias between the answers. A
+difference is that to `{base}` on the same task and seed, with its 95 % interval by the bootstrap over seeds within
+tasks: bold where zero lies outside. Of fewer than six differences the interval is no more than their range, which zero
+leaves by chance once in four times: nothing is bold there, and fewer than three seeds have none. A forward is a pass of
+a batch; a slope counts 2, a gradient 3; the forwards of the search are counted apart. Seconds are the processor's, one
+thread, evaluations left out. Memory is what the process held at most, less what it held before it loaded the model. A
+rate in brackets is the lowest or highest that was tried.
 """
 
 
@@ -50,7 +53,7 @@ def write_page(suite: Suite, found: Results, folder: Path) -> Path:
                 "difference in cross-entropy, with its interval",
                 differences(rows, base),
             ),
-            "forwards": ("cross-entropy on dev against forwards, less that before training", curves(rows)),
+            "forwards": ("cross-entropy on dev against forwards", curves(rows)),
             "seconds": (
                 "cross-entropy on test against seconds",
                 scatter(rows, "seconds", "seconds, one thread"),
@@ -89,9 +92,10 @@ def group_of(method: str) -> str:
 
 
 def of(runs: Sequence[Run], split: str, name: str) -> list[float]:
-    """A measure of every run; infinite for a loss that is no number."""
+    """A measure of every run; one that is no number is infinite for a loss, and stays none for what shall be high."""
+    worst = math.inf if name == "loss" else math.nan
     values = [run[split].get(name) for run in runs]
-    return [math.inf if value is None or value != value else value for value in values]
+    return [worst if value is None or value != value else value for value in values]
 
 
 def shared_by(suite: Suite, found: Results, methods: Sequence[str]) -> Results:
@@ -119,13 +123,14 @@ def compared(suite: Suite, found: Results, method: str, base: str) -> dict[str, 
     if not runs:
         return None
     every = [run for own in runs.values() for run in own]
-    row: dict[str, Any] = {"name": name, "runs": runs, "every": every, "loss": None, "accuracy": None}
+    row: dict[str, Any] = {"name": name, "runs": runs, "every": every, "loss": None, "accuracy": None, "enough": False}
     for key, measure in (("loss", "loss"), ("accuracy", score_name(every))):
         pairs = [_pairs(own, done(suite, found, task, against), measure) for task, own in runs.items()]
         if all(pairs) and name != base and all(math.isfinite(x) for own in pairs for x in own):
             value, low, high = paired(pairs)
             told = min(map(len, pairs)) >= _SEEDS
             row[key] = (value, low, high) if told else (value, math.nan, math.nan)
+            row["enough"] = sum(map(len, pairs)) >= _PAIRS
     row["seconds"] = statistics.fmean(run["training_seconds"] for run in every)
     row["memory"] = statistics.fmean(run["memory"] for run in every) / 2**20
     return row
@@ -168,7 +173,8 @@ def _difference(row: Mapping[str, Any], key: str, base: str) -> str:
     text = f"{value:+.3f}"
     if math.isnan(low):
         return text
-    return f"{f'**{text}**' if low > 0 or high < 0 else text} ({low:+.3f} to {high:+.3f})"
+    bold = row["enough"] and (low > 0 or high < 0)
+    return f"{f'**{text}**' if bold else text} ({low:+.3f} to {high:+.3f})"
 
 
 def _rate(run: Run) -> str:

@@ -24,7 +24,7 @@ def differences(rows: Rows, base: str) -> str:
         drawing.figure.subplots_adjust(left=0.25, right=0.97, bottom=_EDGE / height, top=1 - 0.1 / height)
         for place, row in enumerate(shown):
             value, low, high = row["loss"]
-            sure = low > 0 or high < 0
+            sure = row["enough"] and (low > 0 or high < 0)
             axes.plot([low, high], [place, place], color=SERIES[0] if sure else MUTED)
             axes.plot([value], [place], marker="o", markersize=4, color=SERIES[0] if sure else MUTED)
         axes.axvline(0.0, color=INK, linewidth=0.8)
@@ -36,7 +36,8 @@ def differences(rows: Rows, base: str) -> str:
 
 
 def curves(rows: Rows) -> str:
-    """Cross-entropy on dev over forwards, mean over tasks and seeds of what was gained since the first test."""
+    """Cross-entropy on dev over forwards, mean over tasks and seeds. Runs whose loss was no number are left out, and
+    counted beside the method's name."""
     drawn: list[tuple[str, list[float], list[float]]] = []
     for row in rows:
         found = [run["curve"] for run in row["every"] if _whole(run)]
@@ -44,12 +45,9 @@ def curves(rows: Rows) -> str:
             continue
         length = min(map(len, found))
         xs = [statistics.fmean(curve[at]["forwards"] for curve in found) for at in range(length)]
-        starts = [run["zero_shot"]["loss"] for run in row["every"] if _whole(run)]
-        ys = [
-            statistics.fmean(curve[at]["loss"] - start for curve, start in zip(found, starts, strict=True))
-            for at in range(length)
-        ]
-        drawn.append((row["name"], [0.0, *xs], [0.0, *ys]))
+        ys = [statistics.fmean(curve[at]["loss"] for curve in found) for at in range(length)]
+        whole = len(found) == len(row["every"])
+        drawn.append((row["name"] if whole else f"{row['name']} ({len(found)} of {len(row['every'])})", xs, ys))
     if not drawn:
         return ""
     with sheet(3.4) as drawing:
@@ -61,15 +59,12 @@ def curves(rows: Rows) -> str:
             axes.plot(xs, ys, color=colour, linestyle=style, linewidth=1.4)
             axes.text(1.02, 0.97 - 0.075 * at, name, color=colour, transform=axes.transAxes, va="top")
         axes.set_xlabel("forwards")
-        axes.axhline(0.0, color=INK, linewidth=0.6)
     return alone(drawing.svg)
 
 
 def _whole(run: Mapping[str, Any]) -> bool:
     losses = [row["loss"] for row in run["curve"]]
-    return (
-        bool(losses) and all(loss is not None and math.isfinite(loss) for loss in losses) and "loss" in run["zero_shot"]
-    )
+    return bool(losses) and all(loss is not None and math.isfinite(loss) for loss in losses)
 
 
 def scatter(rows: Rows, cost: str, unit: str) -> str:

@@ -10,7 +10,9 @@ RESAMPLED = 10_000
 
 
 def mean(values: Sequence[float], digits: int = 3) -> str:
-    """The mean and its standard error over seeds; of values that are not all numbers, what the mean is."""
+    """The mean and its standard error over seeds; of infinite values the mean, "no number" where one is none."""
+    if any(map(math.isnan, values)):
+        return "no number"
     text = f"{statistics.fmean(values):.{digits}f}"
     return (
         text

@@ -23,8 +23,10 @@ KINDS = {
     "score": "zerothorder.bench.score:Score",
 }
 """What a cell of a suite does: a frozen dataclass whose fields are its settings, with `run(folder, seed, before)` and
-the `page` of its results. It may have: `axes`, settings of which a list makes a method of each; `arranged(cells)`,
-which puts cells before others; `check()`, what can be wrong before any runs; `seconds()`, how long it takes."""
+the `page` of its results and the `executor` of its runs. It may have: `axes`, settings of which a list makes a method
+of each; `arranged(cells)`, which puts cells before others, and `follows(result, before, where)`, which raises
+UsageError for a result that came from other such cells; `check()`, what can be wrong before any runs; `seconds()`, how
+long it takes."""
 
 
 @dataclass(frozen=True)
@@ -197,8 +199,13 @@ def _fits(kind: Any, values: Mapping[str, Any], where: str) -> None:
             raise UsageError(f"{field.name} of {where} is {value!r}; it is {called}")
 
 
+def _folder_name(value: Any) -> str:
+    """A value as part of a folder's name: a hub's names and paths have slashes."""
+    return str(value).strip("/").replace("/", "-")
+
+
 def _spread(method: str, given: Mapping[str, Any], axes: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """A method and its settings for each combination of the axes that have a list."""
     several = [axis for axis in axes if isinstance(given.get(axis), list)]
     for values in itertools.product(*(given[axis] for axis in several)):
-        yield JOINT.join((method, *map(str, values))), {**given, **dict(zip(several, values, strict=True))}
+        yield JOINT.join((method, *map(_folder_name, values))), {**given, **dict(zip(several, values, strict=True))}

@@ -19,8 +19,9 @@ def state(suite: Suite, found: Results) -> str:
     """How much of the suite there is, by which code and where; what is missing."""
     missing = [cell.name for cell in suite.cells if cell.name not in found]
     commits = sorted({str(result["commit"]) for result in found.values()})
+    codes = {result.get("code", result["commit"]) for result in found.values()}
     text = f"{len(found)} of {len(suite.cells)} runs, measured at {', '.join(commits) or 'no commit'}"
-    text += " (different code: compare with care)." if len(commits) > 1 else "."
+    text += " (different code: compare with care)." if len(codes) > 1 else "."
     if not missing:
         return text + "\n"
     more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""

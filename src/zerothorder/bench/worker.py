@@ -18,9 +18,10 @@ from zerothorder.errors import UsageError
 LOG = "log.txt"
 
 
-def run_cell(suite: Path, name: str, folder: Path, surroundings: Mapping[str, str]) -> None:
+def run_cell(suite: Path, name: str, folder: Path, surroundings: Mapping[str, str], made_by: Mapping[str, str]) -> None:
     """Run the cell and write its result; what it prints goes to its log. Leaves with 1 for an error. `surroundings` are
-    the environment variables of who asked: the server may have been there before they were set."""
+    the environment variables of who asked: the server may have been there before they were set. `made_by`: what the
+    code was when the suite began, which is what runs here."""
     import torch
 
     os.environ.update(surroundings)
@@ -39,7 +40,7 @@ def run_cell(suite: Path, name: str, folder: Path, surroundings: Mapping[str, st
         before = [read_result(folder, whole.cell(other)) for other in cell.after]
         began = time.perf_counter()
         found = cell.made().run(own, cell.seed, [result for result in before if result is not None])
-        write_result(folder, cell, {"seconds": round(time.perf_counter() - began, 1), **found})
+        write_result(folder, cell, {"seconds": round(time.perf_counter() - began, 1), **found}, made_by)
     except KeyboardInterrupt:
         sys.exit(130)
     except UsageError as error:

@@ -50,6 +50,8 @@ def main(words: Sequence[str]) -> int:
         path = QUICK if asked.quick else asked.suite
         if asked.quick and asked.suite:
             raise UsageError("--quick is a suite of its own; leave it out, or the file")
+        if asked.processes < 1:
+            raise UsageError(f"--processes is {asked.processes}; at least one is needed")
         if path is None or (asked.quick and asked.output is None):
             raise UsageError("give a suite (a TOML file), or --quick and --output FOLDER")
         suite = read_suite(path)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 GROUPS: Mapping[str, Sequence[str]] = {
     "run": ("model", "output", "dtype", "seed"),
-    "task": ("data", "prompt", "reference", "reward", "truth", "train_rows", "test_rows"),
+    "task": ("data", "prompt", "reference", "reward", "truth", "train_rows", "test_rows", "split"),
     "rounds": ("rounds", "updates", "fits", "first", "then", "fit", "sft", "average", "doubtful"),
     "update": ("prompts", "samples", "tokens", "longest", "beta", "rank"),
     "printing": ("quiet", "json"),
@@ -67,7 +67,7 @@ def main(words: Sequence[str]) -> int:
         kind = asked.kind(asked.seed)
         model, tokenizer = kind.load(asked.model)
         train = asked.asked(tokenizer, "train", asked.train_rows)
-        test = asked.asked(tokenizer, "dev", asked.test_rows) if asked.test_rows else None
+        test = asked.asked(tokenizer, asked.split, asked.test_rows) if asked.test_rows else None
         truth = asked.measured(kind)
         run = asked.in_rounds(
             asked.output, kind, methods, train, truth, demonstrated=asked.sft, average=asked.average,
@@ -85,7 +85,7 @@ def main(words: Sequence[str]) -> int:
         if test is not None:
             after = look(kind.adapted(kind.load(run.base)[0], last), tokenizer, test, truth, asked.tokens)
         found = {"before": before and before.to_dict(), "after": after and after.to_dict()}
-        shown = _shown(before, after) if before and after else ()
+        shown = _shown(asked.split, before, after) if before and after else ()
         out.result({"output": str(asked.output), "policy": str(last), **found}, *shown, f"policy: {last}")
     return 0
 
@@ -108,7 +108,7 @@ def _checked(asked: RoundsConfig) -> list["Method"]:
     return methods
 
 
-def _shown(before: "Look", after: "Look") -> tuple[Any, ...]:
+def _shown(split: str, before: "Look", after: "Look") -> tuple[Any, ...]:
     """A table of numbers, and what was said to the first prompts."""
     rows = [
         ("reward", f"{before.reward:.3f} ± {before.spread:.3f}", f"{after.reward:.3f} ± {after.spread:.3f}"),
@@ -117,4 +117,4 @@ def _shown(before: "Look", after: "Look") -> tuple[Any, ...]:
     ]
     said = zip(before.texts[:2], after.texts[:2], strict=True)
     texts = [f"{prompt.strip()}\n  before: {one.strip()}\n  after:  {two.strip()}" for (prompt, one), (_, two) in said]
-    return table(("dev", "before", "after"), rows), "", *texts, ""
+    return table((split, "before", "after"), rows), "", *texts, ""

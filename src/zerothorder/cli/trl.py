@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from zerothorder.cli.terminal import table, terminal
+from zerothorder.config import value_of
 from zerothorder.errors import UsageError, nearest
 
 OWN = ("classification", "lm", "metric")
@@ -17,6 +18,11 @@ _OTHER = {
     "schedule": "lr_scheduler_type", "eval_every": "eval_steps",
 }  # fmt: skip
 """What `zo train` calls a flag → what TRL calls it."""
+_AGAINST_REFERENCE = ("rouge_l", "chrf")
+_THEIRS = {
+    "lr": "learning_rate", "schedule": "lr_scheduler_type", "warmup": "warmup_steps", "weight_decay": "weight_decay",
+}  # fmt: skip
+"""Settings of recipes that a trainer has of its own → its names for them."""
 _OWN = ("objective", "reward", "quiet", "json")
 _HELP = """zo train --objective {objective}: {trainer} of TRL, trained with forward passes only
 
@@ -110,6 +116,11 @@ def _made(
             raise UsageError("rloo needs --reward: rouge_l, chrf, a reward model's folder, or module:function")
         named["reward_funcs"] = reward_of(reward)
     rows = load_rows(objective, script.dataset_name, script.dataset_train_split, script.dataset_config)
+    if reward in _AGAINST_REFERENCE and "reference" not in rows.column_names:
+        raise UsageError(f"{script.dataset_name} has no column 'reference', which {reward} compares completions with")
+    for name, theirs in _THEIRS.items():
+        if name in settings:
+            raise UsageError(f"{name} is the trainer's here: give --{theirs} in place of zo.{name}")
     dtype = source.dtype if source.dtype in ("float32", "bfloat16", "float16") else "float32"
     loaded = load_model(
         source.model_name_or_path, dtype, head=1 if aim.scores else None,
@@ -130,7 +141,7 @@ def _sorted(words: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any], list[
     own, settings, rest, left = dict[str, Any](), dict[str, Any](), list[str](), list(words)
     while left:
         word, has, value = left.pop(0).partition("=")
-        name = word.removeprefix("--")
+        name = word.removeprefix("--") if word.startswith("--") else ""  # a value may be one of these words
         if name in ("quiet", "json"):
             own[name] = True
         elif name in ("config", "objective", "reward") or word.startswith("--zo."):
@@ -138,7 +149,7 @@ def _sorted(words: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any], list[
                 raise UsageError(f"{word} has no value")
             value = value if has else left.pop(0)
             if word.startswith("--zo."):
-                settings[name.removeprefix("zo.").replace("-", "_")] = _value(value)
+                settings[name.removeprefix("zo.").replace("-", "_")] = value_of(value)
             else:
                 own[name] = value
         else:
@@ -156,22 +167,13 @@ def _yaml(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UsageError(f"{path} holds no names with values; write lines like `learning_rate: 1e-5`")
     # YAML 1.1 reads 1e-5 as a text, for it has no dot
-    return {str(name): _value(value) if isinstance(value, str) else value for name, value in found.items()}
+    return {str(name): value_of(value) if isinstance(value, str) else value for name, value in found.items()}
 
 
 def _block(block: Any) -> dict[str, Any]:
     if not isinstance(block, dict):
         raise UsageError("the block `zo:` holds the recipe and its settings: `zo: {recipe: low-rank, eps: 1e-3}`")
-    return {str(name): _value(value) if isinstance(value, str) else value for name, value in block.items()}
-
-
-def _value(word: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(word)
-        except ValueError:
-            continue
-    return word
+    return {str(name): value_of(value) if isinstance(value, str) else value for name, value in block.items()}
 
 
 def _number(value: Any) -> str:

@@ -2,10 +2,11 @@
 
 from collections.abc import Generator
 
-import torch
+from torch import Tensor
 
 from zerothorder.estimate import Estimate, Estimator, Step
 from zerothorder.point import Point, Values
+from zerothorder.space import CHUNK
 
 
 def gradient() -> Estimator:
@@ -17,7 +18,12 @@ def gradient() -> Estimator:
     def estimate(step: Step) -> Generator[list[Point], list[Values], Estimate]:
         (found,) = yield [Point(want="gradient")]
         parts = found.gradient or {}
-        norm = float(sum(torch.sum(part.double() ** 2) for part in parts.values())) ** 0.5
+        norm = sum(map(_squares, parts.values())) ** 0.5
         return Estimate((), {"loss": found.mean(), "gradient_norm": norm}, dense=parts, kept=False)
 
     return estimate
+
+
+def _squares(part: Tensor) -> float:
+    """Σ g² in float64, by pieces that stay in the cache."""
+    return sum(float(piece.double().square().sum()) for piece in part.reshape(-1).split(CHUNK))

@@ -21,6 +21,9 @@ Method = tuple[str, Mapping[str, Any]]
 ADAPTER, START = "adapter_model.safetensors", "start"
 """The adapter's file in a stage's folder, and the folder in it with the adapter at the start."""
 
+_SCHEDULES = {("constant", True): "constant_with_warmup"}
+"""(a recipe's schedule, whether it warms up) → transformers' name of it, where it is another."""
+
 
 @dataclass(frozen=True)
 class Adapters:
@@ -66,7 +69,8 @@ class Adapters:
         given |= {
             "output_dir": str(folder), "max_steps": updates, "seed": self.seed, "disable_tqdm": True,
             "use_cpu": not torch.cuda.is_available(), "learning_rate": recipe.lr, "weight_decay": recipe.weight_decay,
-            "lr_scheduler_type": recipe.schedule, "warmup_steps": recipe.warmup,
+            "lr_scheduler_type": _SCHEDULES.get((recipe.schedule, recipe.warmup > 0), recipe.schedule),
+            "warmup_steps": recipe.warmup,
         }  # fmt: skip
         peft = need("peft", "adapters")
         task = "SEQ_CLS" if AIMS[objective].scores else "CAUSAL_LM"
@@ -84,7 +88,7 @@ class Adapters:
             (folder / START).mkdir(parents=True, exist_ok=True)
             write_adapter(trainer.model, folder / START)
             # first-order steps are not in the ledger: such a stage begins anew
-            going = any(folder.glob("checkpoint-*")) and bool(recipe.tags)
+            going = any(folder.glob("checkpoint-*/trainer_state.json")) and bool(recipe.tags)
             trainer.train(resume_from_checkpoint=going or None)
         write_adapter(trainer.model, folder)
         return trainer

@@ -105,6 +105,10 @@ def _prompt(model: Any, run_key: bytes) -> Any:
 
 def _beside_the_body(model: Any) -> dict[str, nn.Parameter]:
     body = f"{model.base_model_prefix}."
+    if not any(name.startswith(body) for name, _ in model.named_parameters()):
+        raise UsageError(
+            f"what of {_kind(model)} is its head cannot be told from names; use the scheme full with --freeze"
+        )
     return {n: p for n, p in model.named_parameters() if not n.startswith(body) or ".pooler." in n}
 
 

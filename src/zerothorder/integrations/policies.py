@@ -108,7 +108,8 @@ def _log_probability(model: Any, tokenizer: Any, drawn: Sequence[tuple[tuple[int
 
 
 def scored_by(model: Any, tokenizer: Any, rows: int = 16) -> Reward:
-    """A reward model's score of prompt + completion, read after the last token."""
+    """A reward model's score of prompt + completion, read after the last token. The function's `model` is that model:
+    who counts forwards finds it there."""
 
     def reward_model(prompts: Sequence[str], completions: Sequence[str], **others: Any) -> list[float]:
         found: list[float] = []
@@ -125,6 +126,7 @@ def scored_by(model: Any, tokenizer: Any, rows: int = 16) -> Reward:
             model.train(was)
         return found
 
+    reward_model.model = model  # type: ignore[attr-defined]
     return reward_model
 
 

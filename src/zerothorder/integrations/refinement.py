@@ -1,6 +1,6 @@
 """A policy refined on a text task: the settings that `zo rounds` and the cells of a bench share, and what they make."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -51,7 +51,9 @@ class Refinement:
     train_rows: int = 480
     """Prompts to train on, at most."""
     test_rows: int = 128
-    """Prompts of dev that are looked at before and after; 0 for none."""
+    """Prompts that are looked at before and after; 0 for none."""
+    split: Literal["dev", "test"] = "dev"
+    """Of which split they are: dev while settings are tried, test once."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Of the base; the adapter is float32."""
 
@@ -87,9 +89,10 @@ class Refinement:
         from zerothorder.integrations.rounds import Rounds
 
         first, then, fit = methods
-        given: Mapping[str, Any] = {"reward": truth}
+        given: dict[str, Any] = {"reward": truth, "named": {"reward": self.reward}}
         if self.reward == FITTED:
-            given = {"pairs": answers.pairs(train), "judge": by_reward(truth)}
+            names = {"reward": self.reward, "judge": self.truth}
+            given = {"pairs": answers.pairs(train), "judge": by_reward(truth), "named": names}
         return Rounds(
             folder, self.model, answers.prompts(train), **given,
             demonstrations=answers.demonstrations(train) if demonstrated else None, rounds=self.rounds, first=first,

@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,13 +17,16 @@ from safetensors.torch import load_file, save_file
 
 from zerothorder.data.quiet import need
 from zerothorder.errors import UsageError
+from zerothorder.execution.meter import Meter
 from zerothorder.integrations.adapters import ADAPTER, START, Adapters, Method, told
 from zerothorder.integrations.policies import Judge, Reward, columns, draw, pairs_of, scored_by
+from zerothorder.ledger.attachments import write_durably
+from zerothorder.ledger.lock import claimed
 from zerothorder.recipes.zopro import difference, guide
 
 _log = logging.getLogger(__name__)
 
-_DONE, _SETTINGS, _MERGED = "stage.json", "rounds.json", "merged"
+_DONE, _SETTINGS, _MERGED, _DRAWN = "stage.json", "rounds.json", "merged", "drawn.json"
 
 
 @dataclass
@@ -36,6 +39,10 @@ class Rounds:
     prompts whose scores are nearest 0; `average` a of reward-(i-1) is kept. From round 1 on the recipe gets, as
     attachments of its ledger, mu = what policy-(i-1) moved by and v = reward-i - reward-(i-1); with a given `reward`
     there are no reward models and no v. Every stage starts from the adapter of the last of its kind.
+
+    `named` says by what name reward and judge go, so that a run is not gone on with another one; stages of different
+    settings are never mixed. In a stage's `stage.json`: rows and tokens through the model (and the reward model, while
+    it scores), the trainer's log, seconds; of reward-i `drawn` too, what the completions took that were judged.
 
     `first`, `then` and `fit` are the methods of policy-0, of later policies, and of SFT and reward models: first order
     as in the paper, or any recipe, so that nothing in the run needs a backward pass. A stage that is done is not
@@ -61,6 +68,7 @@ class Rounds:
     average: float = 0.0
     doubtful: float = 0.6
     kind: Adapters = field(default_factory=Adapters)
+    named: Mapping[str, str] = field(default_factory=dict[str, str])
     say: Callable[[str], None] = _log.info
     progress: Callable[[str, int, int], None] | None = None
 
@@ -77,6 +85,11 @@ class Rounds:
     def run(self) -> Path:
         """All stages that are not done; the last policy's adapter. UsageError where `output` holds a run of other
         settings."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        with claimed(self.output):
+            return self._stages()
+
+    def _stages(self) -> Path:
         self._same_settings()
         if self.demonstrations is not None:
             self._stage("sft", self._sft)
@@ -119,16 +132,20 @@ class Rounds:
         made = folder / "pairs.jsonl"
         if not made.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            self._judged(number).to_json(made)
+            meter, worked = Meter(), time.process_time()
+            judged = self._judged(number, meter)
+            drawn = {"forwards": meter.examples, "tokens": meter.tokens, "cpu_seconds": time.process_time() - worked}
+            write_durably(folder / _DRAWN, json.dumps(drawn).encode())
+            judged.to_json(made)
         pairs = need("datasets", "preference rows").Dataset.from_json(str(made))
         found = self._fit(folder, pairs, before)
         if self.average:
             old, new = load_file(before / ADAPTER), load_file(folder / ADAPTER)
             mean = {name: self.average * old[name] + (1 - self.average) * tensor for name, tensor in new.items()}
             save_file(mean, folder / ADAPTER)
-        return found | {"pairs": len(pairs)}
+        return found | {"pairs": len(pairs), "drawn": json.loads((folder / _DRAWN).read_text())}
 
-    def _judged(self, number: int) -> Any:
+    def _judged(self, number: int, meter: Meter) -> Any:
         if self.judge is None:
             raise UsageError("a reward model that learns again needs a judge; give judge=")
         model, tokenizer = self.kind.load(self.base)
@@ -136,11 +153,13 @@ class Rounds:
         rows = self.prompts[:]
         prompts = list(rows["prompt"])
         seeds = (2 * number, 2 * number + 1)
-        drawn = [draw(policy, tokenizer, prompts, self.kind.tokens, temperature=0.7, seed=seed) for seed in seeds]
+        with meter.watching(policy):
+            drawn = [draw(policy, tokenizer, prompts, self.kind.tokens, temperature=0.7, seed=seed) for seed in seeds]
         first, second = ([tokenizer.decode(ids, skip_special_tokens=True) for _, ids in own] for own in drawn)
         score = self._reward(f"reward-{number - 1}")
         others = columns(rows)
-        scores = score(completions=first, **others)
+        with meter.watching(score.model):
+            scores = score(completions=first, **others)
         order = sorted(range(len(prompts)), key=lambda at: abs(scores[at]))
         kept = sorted(order[: max(1, math.ceil(self.doubtful * len(prompts)))])
         chosen = {name: [values[at] for at in kept] for name, values in others.items() if name != "prompts"}
@@ -177,7 +196,7 @@ class Rounds:
 
         return last, begin
 
-    def _reward(self, name: str) -> Reward:
+    def _reward(self, name: str) -> Any:
         model, tokenizer = self.kind.load(self.base, head=1)
         return scored_by(self.kind.adapted(model, self.output / name), tokenizer)
 
@@ -190,7 +209,7 @@ class Rounds:
     def _same_settings(self) -> None:
         """Stages of different settings are never mixed."""
         names = ("model", "rounds", "first", "then", "fit", "updates", "fits", "average", "doubtful")
-        mine = {name: getattr(self, name) for name in names} | dataclasses.asdict(self.kind)
+        mine = {name: getattr(self, name) for name in names} | dataclasses.asdict(self.kind) | dict(self.named)
         mine = json.loads(json.dumps(mine, default=str)) | {"given": self.reward is not None}
         rows = {"prompts": self.prompts, "pairs": self.pairs, "demonstrations": self.demonstrations}
         mine |= {name: _fingerprint(given) for name, given in rows.items()}
@@ -200,7 +219,6 @@ class Rounds:
             for name, value in mine.items():
                 if then.get(name) != value and name != "rounds":
                     raise UsageError(f"{self.output} was begun with {name} = {then.get(name)!r}, not {value!r}")
-        self.output.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(mine, indent=1) + "\n")
 
 

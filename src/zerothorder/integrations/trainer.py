@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from zerothorder.execution.swap import Swap
 from zerothorder.integrations.trainer_arguments import settle
 from zerothorder.integrations.trainer_loss import TrainerLoss, unheard
 from zerothorder.ledger.header import fingerprint
+from zerothorder.ledger.lock import claimed
 from zerothorder.ledger.writer import cut
 from zerothorder.objectives.sequences import base_model
 from zerothorder.optimizer import ZerothOrder
@@ -31,6 +33,7 @@ _log = logging.getLogger(__name__)
 
 LEDGER = "ledger.zo"
 """In the trainer's output_dir."""
+_STATE = "trainer_state.json"
 SMALL = 1e-4
 """Perturbations below which a loss computed in bfloat16 is mostly rounding."""
 
@@ -51,8 +54,9 @@ class TrainerMixin:
 
     Logged as ever, at the perturbed weights: the trainer's metrics. `grad_norm` is that of the estimate, |ρ|·√n for n
     weights, or of the gradient (`sgd`, `adamw`: the trainer as ever, for comparison). Added: zo/projected_gradient,
-    zo/forwards and zo/tokens (rows and tokens through the model since the run began), zo/seconds and zo/cpu_seconds
-    (since train() was called; the second of the processor, which a busy machine does not stretch), zo/skipped.
+    zo/forwards and zo/tokens (rows and tokens through the model, and through models that give the reward), zo/seconds
+    and zo/cpu_seconds (the second of the processor, which a busy machine does not stretch), all since the run began
+    and, after a resume, since what was logged last; zo/skipped.
 
     UsageError where the trainer's arguments or loss cannot be meant (see `trainer_arguments`).
     """
@@ -80,10 +84,14 @@ class TrainerMixin:
         folder = _checkpoint(resume_from_checkpoint, self.args.output_dir)
         self._zo_resumed = None if folder is None else _step_of(folder)
         self.create_optimizer()
-        self._zo_began, self._zo_worked = time.perf_counter(), time.process_time()
+        before = {} if folder is None else _counted(folder)
+        self._zo_began = time.perf_counter() - before.get("zo/seconds", 0.0)
+        self._zo_worked = time.process_time() - before.get("zo/cpu_seconds", 0.0)
+        meter = self._zo_optimizer.run.around.meter
+        meter.examples, meter.tokens = (int(before.get(name, 0)) for name in ("zo/forwards", "zo/tokens"))
         ledger = self._zo_optimizer.run.ledger
         try:
-            result = super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
+            result = super().train(None if folder is None else str(folder), *args, **kwargs)  # type: ignore[misc]
         finally:
             ledger.sync()
         if not self.args.load_best_model_at_end:  # which are an earlier step's weights
@@ -102,10 +110,17 @@ class TrainerMixin:
         run = self._zo_optimizer.run
         run.steps = self.state.max_steps  # known once the trainer has counted its batches
         try:
-            with run.around.meter.watching(self.model):
+            with ExitStack() as watched:
+                for model in (self.model, *self._zo_judges()):
+                    watched.enter_context(run.around.meter.watching(model))
                 return super().training_step(*args, **kwargs)  # type: ignore[misc]
         finally:
             self._zo_training = False
+
+    def _zo_judges(self) -> list[Any]:
+        """Models that give the reward: as TRL has them, or behind a function that says so (`policies.scored_by`)."""
+        found = [getattr(own, "model", own) for own in getattr(self, "reward_funcs", ())]
+        return [own for own in found if isinstance(own, torch.nn.Module)]
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
         """In training the step's points on this micro-batch; else the trainer's own."""
@@ -140,8 +155,9 @@ class TrainerMixin:
         if resume:
             _keep(path, cut(path, self._zo_resumed or 0))
         elif path.exists():
-            _keep(path, path.read_bytes())
-            path.unlink()
+            with claimed(path):
+                _keep(path, path.read_bytes())
+                path.unlink()
         path.parent.mkdir(parents=True, exist_ok=True)
         recipe = self._zo_recipe
         if isinstance(recipe, str):
@@ -230,7 +246,9 @@ def _checkpoint(asked: str | bool | None, output: str) -> Path | None:
         return None
     if isinstance(asked, str):
         return Path(asked)
-    steps = [int(p.name.partition("-")[2]) for p in Path(output).glob("checkpoint-*") if p.name[11:].isdigit()]
+    # transformers writes the state last: a folder without it was being written when the run was killed
+    whole = [p for p in Path(output).glob("checkpoint-*") if p.name[11:].isdigit() and (p / _STATE).exists()]
+    steps = [int(p.name.partition("-")[2]) for p in whole]
     if not steps:
         raise UsageError(f"there is no checkpoint in {output} to resume from; leave resume_from_checkpoint out")
     return Path(output) / f"checkpoint-{max(steps)}"
@@ -238,11 +256,15 @@ def _checkpoint(asked: str | bool | None, output: str) -> Path | None:
 
 def _step_of(folder: Path) -> int:
     try:
-        return int(json.loads((folder / "trainer_state.json").read_text())["global_step"])
+        return int(json.loads((folder / _STATE).read_text())["global_step"])
     except (OSError, ValueError, KeyError) as error:
-        raise UsageError(
-            f"{folder} is not a checkpoint of a trainer: it has no trainer_state.json ({error})"
-        ) from error
+        raise UsageError(f"{folder} is not a checkpoint of a trainer: it has no {_STATE} ({error})") from error
+
+
+def _counted(folder: Path) -> dict[str, float]:
+    """What the run had counted when the checkpoint was written, as it was logged last."""
+    history = json.loads((folder / _STATE).read_text()).get("log_history", [])
+    return next((row for row in reversed(history) if "zo/tokens" in row), {})
 
 
 def _keep(path: Path, data: bytes | None) -> None:

@@ -2,6 +2,8 @@
 
 import errno
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from zerothorder.errors import UsageError
@@ -35,7 +37,26 @@ def claim(path: Path) -> None:
 
 def release(path: Path) -> None:
     """Give up this process's claim, if it has one."""
-    handle = _held.pop(_identity(path), None) if path.exists() else None
+    if path.exists():
+        _give_up(_identity(path))
+
+
+@contextmanager
+def claimed(path: Path) -> Generator[None]:
+    """Claim what lies at `path`, if anything does, and give it up at the end, also where it is removed meanwhile."""
+    if not path.exists():
+        yield
+        return
+    own = _identity(path)
+    claim(path)
+    try:
+        yield
+    finally:
+        _give_up(own)
+
+
+def _give_up(own: tuple[int, int]) -> None:
+    handle = _held.pop(own, None)
     if handle is not None:
         os.close(handle)
 
