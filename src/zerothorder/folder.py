@@ -5,11 +5,12 @@ import shutil
 from pathlib import Path
 
 from zerothorder import catalogue
-from zerothorder.config import TrainConfig, check_resumable
+from zerothorder.config import TrainConfig
 from zerothorder.environment import FILE as ENVIRONMENT
 from zerothorder.errors import UsageError
 from zerothorder.ledger.attachments import write_durably
 from zerothorder.ledger.lock import claimed
+from zerothorder.saved import check_resumable
 
 _FILES = ("ledger.zo", "metrics.jsonl", "report.html", "interplay.json", "config.json", ENVIRONMENT)
 _BEGUN = ".config.json.tmp"
@@ -22,7 +23,7 @@ def inspect(config: TrainConfig, *, complete: bool = False) -> TrainConfig:
 
     UsageError for settings no run can have, and for a folder in use.
 
-    `complete`: see `config.check_resumable`.
+    `complete`: see `saved.check_resumable`.
     """
     config.check_numbers()
     if config.resume:

@@ -111,7 +111,8 @@ def test_a_run_begun_without_it_is_profiled_from_where_it_goes_on(
 
 
 def test_the_python_interface_resumes_with_a_profile(train: Zo, tmp_path: Path):
-    from zerothorder.config import TrainConfig, check_resumable
+    from zerothorder.config import TrainConfig
+    from zerothorder.saved import check_resumable
 
     assert train("--profile").code == 0
     assert not check_resumable(TrainConfig(output=tmp_path / "run", resume=True)).profile

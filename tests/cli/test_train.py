@@ -194,10 +194,12 @@ def test_a_run_goes_on_from_another_folder(
 
 
 def test_packaged_names_and_hub_ids_are_not_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from zerothorder.config import PACKAGED, TrainConfig, absolute, check_resumable
+    from zerothorder.config import TrainConfig
     from zerothorder.data import MODELS, TASKS
     from zerothorder.data.sources import SHIPPED
     from zerothorder.errors import UsageError
+    from zerothorder.places import PACKAGED, absolute
+    from zerothorder.saved import check_resumable
 
     assert sorted(PACKAGED) == sorted({*MODELS, *TASKS, *SHIPPED})
     monkeypatch.chdir(tmp_path)
@@ -215,8 +217,9 @@ def test_packaged_names_and_hub_ids_are_not_paths(tmp_path: Path, monkeypatch: p
 
 
 def test_the_python_interface_resumes_with_the_folder_alone(train: Zo, tmp_path: Path):
-    from zerothorder.config import TrainConfig, check_resumable
+    from zerothorder.config import TrainConfig
     from zerothorder.errors import UsageError
+    from zerothorder.saved import check_resumable
 
     assert train("--eval-every", "4").code == 0
     bare = TrainConfig(output=tmp_path / "run", resume=True)

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from public_rows import ASKED, ROWS
-from zerothorder.config import EvalConfig, absolute
+from zerothorder.config import EvalConfig
 from zerothorder.data import TASKS, encode, parse_verbalizers, read_rows
 from zerothorder.data.local_tasks import LOCAL
 from zerothorder.data.paper_tasks import PAPER
 from zerothorder.data.tasks import wording
 from zerothorder.errors import UsageError
+from zerothorder.places import absolute
 
 FIELD = {
     "sst2": "sentence", "rte": "premise", "cb": "premise", "boolq": "passage", "wsc": "text", "wic": "sentence1",

@@ -107,7 +107,7 @@ def _track(run: Path, asked: Interplay) -> "Track":
 def _base(run: Path) -> str | None:
     """The model that the run's config names; None where there is none, or one of another library's (a model saved by a
     trainer lies beside its own)."""
-    from zerothorder.config import is_config, load_config
+    from zerothorder.saved import is_config, load_config
 
     path = run / "config.json"
     return load_config(path).model if path.exists() and is_config(path) else None

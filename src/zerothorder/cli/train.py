@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from zerothorder.cli import trl
 from zerothorder.cli.flags import parse
 from zerothorder.cli.terminal import label, table, terminal
-from zerothorder.config import TrainConfig, saved_run
+from zerothorder.config import TrainConfig
+from zerothorder.saved import saved_run
 
 if TYPE_CHECKING:
     from rich.table import Table

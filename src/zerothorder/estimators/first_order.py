@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 
+import torch
 from torch import Tensor
 
 from zerothorder.estimate import Estimate, Estimator, Step
@@ -26,4 +27,4 @@ def gradient() -> Estimator:
 
 def _squares(part: Tensor) -> float:
     """Σ g² in float64, by pieces that stay in the cache."""
-    return sum(float(piece.double().square().sum()) for piece in part.reshape(-1).split(CHUNK))
+    return sum(float(piece.double().square().sum()) for piece in torch.split(part.reshape(-1), CHUNK))
