@@ -55,12 +55,12 @@ class Record:
         )
 
     def missing(self, past: list[Entry], meter: Meter) -> None:
-        """Rows of steps that were written to the ledger, and killed before their own; and the meter as it was. What
-        these steps took through the model nobody knows: their rows say what was counted before."""
+        """Rows of steps that were written to the ledger, and killed before their own; and the meter as it was. They
+        count no forwards: what these steps took nobody knows."""
         if (last := self.journal.last) is not None:
             meter.examples, meter.tokens = last["forwards"], last["tokens"]
         for entry in past[self.journal.next_step :]:
-            self.write(step_row(entry) | {"forwards": meter.examples, "tokens": meter.tokens})
+            self.write(step_row(entry))
 
     def close(self) -> None:
         """Close the file and the trackers."""

@@ -28,7 +28,7 @@ CHECKS = {
     ),
     "ZOPrO": (*"123456", "trap: schedule", "trap: names and shapes"),
     "ZO-Bench": (*"12345678", "trap: kernels", "all"),
-    "SGD and AdamW": ("steps", "gradient", "trainer", "ledger", "refusals"),
+    "SGD and AdamW": ("steps", "gradient", "trainer", "ledger", "bad values", "refusals"),
 }
 """What the card of each method asks for, by the method's heading; of those that have none the page says what."""
 

@@ -1,4 +1,8 @@
-"""Batched is the loop over copied models to 1e-10 in float64, on every family of models and under every law."""
+"""Batched is the loop over copied models to 1e-10 in float64, on every family of models and under every law.
+
+The norms of many families compute in float32 whatever the model's dtype: a value between two of its numbers is rounded
+there to the one or the other by the last bit of float64. For these the bound is 1e-8.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -38,6 +42,8 @@ def look(executor: Any, bound: Any, batch: Any, points: list[Point]) -> torch.Te
 def test_batched_is_copy(name: str, law: str) -> None:
     dtype, error = (torch.float32, 1e-5) if name == "mixtral" else (torch.float64, 1e-10)  # its experts lack float64
     model, batch = build(name, dtype)
+    if any("RMSNorm" in type(module).__name__ for module in model.modules()):
+        error = max(error, 1e-8)
     bound = replace(around(model), direction=DIRECTIONS[law])
     owners = check_sites(bound, Mean(), batch, mode="joint").owners
     before = [(p.data_ptr(), p._version, p.detach().clone()) for p in model.parameters()]

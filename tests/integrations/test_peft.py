@@ -60,7 +60,8 @@ def test_lora_sits_on_queries_and_values_and_starts_as_the_model_itself(name: st
     assert (config.r, config.lora_alpha, config.lora_dropout) == (RANK, ALPHA, 0.0) == (8, 16, 0.0)
     assert sorted(config.target_modules) == TARGETS[name]
     assert not any(module.training for module in adapted.modules())
-    assert torch.equal(candidate_scores(adapted, examples, PAD), before)
+    # B is zero, below; that its product is added in other memory is seen by MKL, in the last bit
+    assert torch.allclose(candidate_scores(adapted, examples, PAD), before, rtol=0, atol=2e-6)
     space = ParameterSpace.of(adapted)
     assert {site.name.split(".")[-3] for site in space} == {"lora_A", "lora_B"}
     for site in space:

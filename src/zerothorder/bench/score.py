@@ -185,7 +185,8 @@ class Score:
         taken = [row for row in rows if row["kind"] == "step"]
         found = {
             "rate": rate, "tried": {f"{r:g}": loss for r, loss in tried.items()}, "steps": steps, "cost": cost,
-            "forwards": taken[-1]["forwards"] / self.batch, "searched": sum(r["forwards"] for r in before),
+            "forwards": max(row.get("forwards", 0) for row in taken) / self.batch,
+            "searched": sum(r["forwards"] for r in before),
             "skipped": sum(bool(row["skipped"]) for row in taken),
             "zero_shot": training.measures.get("zero-shot", {}), "dev": training.measures["dev"],
             "test": training.measures.get("test", {}) if self.rate is None else {},
