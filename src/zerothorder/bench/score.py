@@ -203,12 +203,13 @@ class Score:
         return json.loads(json.dumps(found, default=float))
 
     def config(self, output: Path, seed: int, rate: float, steps: int) -> TrainConfig:
-        """As `zo train` has it; the run that is in the output folder is gone on with."""
+        """As `zo train` has it; the run that is in the output folder is gone on with. Without snapshots, whose copy of
+        the State would be the most that the process held: a ledger is replayed in a moment, other runs begin anew."""
         given: dict[str, Any] = {name: getattr(self, name) for name in _AS_OF_TRAIN}
         return TrainConfig(
             output=output, lr=rate, settings=self.words(), seed=seed, steps=steps, batch_size=self.batch,
-            max_length=self.tokens, eval_every=max(1, steps // self.looks), eval_rows=self.dev_rows, check="off",
-            threads=1, resume=(output / "config.json").exists(), **given,
+            max_length=self.tokens, eval_every=max(1, steps // self.looks), eval_rows=self.dev_rows, snapshot_every=0,
+            check="off", threads=1, resume=(output / "config.json").exists(), **given,
         )  # fmt: skip
 
     def _recipe(self, rate: float) -> Any:

@@ -25,8 +25,8 @@ difference is that to `{base}` on the same task and seed, with its 95 % interval
 tasks: bold where zero lies outside. Of fewer than six differences the interval is no more than their range, which zero
 leaves by chance once in four times: nothing is bold there, and fewer than three seeds have none. A forward is a pass of
 a batch; a slope counts 2, a gradient 3; the forwards of the search are counted apart. Seconds are the processor's, one
-thread, evaluations left out. Memory is what the process held at most, less what it held before it loaded the model. A
-rate in brackets is the lowest or highest that was tried.
+thread, evaluations left out. Memory is what the process held at most, less what it held before it loaded the model, the
+median of the runs. A rate in brackets is the lowest or highest that was tried.
 """
 
 
@@ -132,7 +132,7 @@ def compared(suite: Suite, found: Results, method: str, base: str) -> dict[str, 
             row[key] = (value, low, high) if told else (value, math.nan, math.nan)
             row["enough"] = sum(map(len, pairs)) >= _PAIRS
     row["seconds"] = statistics.fmean(run["training_seconds"] for run in every)
-    row["memory"] = statistics.fmean(run["memory"] for run in every) / 2**20
+    row["memory"] = statistics.median(run["memory"] for run in every) / 2**20
     return row
 
 
