@@ -23,6 +23,10 @@ def is_config(path: Path) -> bool:
         found = json.loads(path.read_text())
     except (OSError, ValueError):
         return True
+    return _of_a_run(found)
+
+
+def _of_a_run(found: Any) -> bool:
     return isinstance(found, dict) and "output" in found
 
 
@@ -33,7 +37,7 @@ def load_config(path: Path) -> TrainConfig:
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {path}: {error}; is this the folder of a run?") from error
     fields = {f.name: f for f in dataclasses.fields(TrainConfig)}
-    if not isinstance(found, dict) or "output" not in found:
+    if not _of_a_run(found):
         raise UsageError(f"{path} is not the config.json of a run; is this the folder of a run?")
     for name in found:
         if name not in fields:

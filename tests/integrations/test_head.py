@@ -122,6 +122,12 @@ def test_what_keeps_no_keys_takes_no_prefix(name: str) -> None:
         apply_scheme(text_models.classifier(name), "prefix", KEY)
 
 
+def test_a_head_whose_name_tells_nothing_is_not_taken_for_the_whole_model() -> None:
+    # T5 for text calls its body encoder and decoder, not by its prefix
+    with pytest.raises(UsageError, match="cannot be told from names; use the scheme full with --freeze"):
+        apply_scheme(text_models.build("t5"), "head", KEY)
+
+
 # Classes
 
 

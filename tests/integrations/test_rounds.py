@@ -154,6 +154,13 @@ def test_the_first_policy_may_be_first_order_and_a_reward_be_given(base: str, tm
         rounds(base, tmp_path / "run", **asked, named={"reward": "variety"}, prompts=more).run()
 
 
+def test_a_constant_rate_warms_up(base: str, tmp_path: Path) -> None:
+    warming = ("spsa", {"lr": 1e-2, "eps": 1e-2, "schedule": "constant", "warmup": 2})
+    last = rounds(base, tmp_path / "run", reward=variety, first=warming, rounds=1, updates=3).run()
+    entries = read(last / "ledger.zo").entries
+    assert [entry.rates["decay"].lr for entry in entries] == pytest.approx([0, 5e-3, 1e-2])
+
+
 def test_what_cannot_be_meant_is_said(base: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="give reward= or pairs="):
         rounds(base, tmp_path / "run")

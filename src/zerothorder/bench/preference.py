@@ -56,8 +56,8 @@ class Preference(Refinement):
         began_with = resident_before(DTYPES[self.dtype])
         kind = self.kind(seed)
         model, tokenizer = kind.load(self.model)
-        train = self.asked(tokenizer, "train", self.train_rows)
-        test = self.asked(tokenizer, self.split, self.test_rows)
+        train = self.rows(tokenizer, "train", self.train_rows)
+        test = self.rows(tokenizer, self.split, self.test_rows)
         truth = self.measured(kind)
         start = look(model, tokenizer, test, truth, self.tokens)
         del model

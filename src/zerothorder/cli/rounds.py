@@ -66,8 +66,8 @@ def main(words: Sequence[str]) -> int:
 
         kind = asked.kind(asked.seed)
         model, tokenizer = kind.load(asked.model)
-        train = asked.asked(tokenizer, "train", asked.train_rows)
-        test = asked.asked(tokenizer, asked.split, asked.test_rows) if asked.test_rows else None
+        train = asked.rows(tokenizer, "train", asked.train_rows)
+        test = asked.rows(tokenizer, asked.split, asked.test_rows) if asked.test_rows else None
         truth = asked.measured(kind)
         run = asked.in_rounds(
             asked.output, kind, methods, train, truth, demonstrated=asked.sft, average=asked.average,

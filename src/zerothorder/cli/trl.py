@@ -18,7 +18,6 @@ _OTHER = {
     "schedule": "lr_scheduler_type", "eval_every": "eval_steps",
 }  # fmt: skip
 """What `zo train` calls a flag → what TRL calls it."""
-_AGAINST_REFERENCE = ("rouge_l", "chrf")
 _THEIRS = {
     "lr": "learning_rate", "schedule": "lr_scheduler_type", "warmup": "warmup_steps", "weight_decay": "weight_decay",
 }  # fmt: skip
@@ -91,7 +90,7 @@ def _made(
     from zerothorder import catalogue
     from zerothorder.data import load_model
     from zerothorder.data.quiet import need
-    from zerothorder.integrations.trl import AIMS, load_rows, mixed, reward_of
+    from zerothorder.integrations.trl import AIMS, METRICS, load_rows, mixed, reward_of
 
     trainer, config = mixed(objective)
     trl, aim = need("trl", f"the objective {objective}"), AIMS[objective]
@@ -116,7 +115,7 @@ def _made(
             raise UsageError("rloo needs --reward: rouge_l, chrf, a reward model's folder, or module:function")
         named["reward_funcs"] = reward_of(reward)
     rows = load_rows(objective, script.dataset_name, script.dataset_train_split, script.dataset_config)
-    if reward in _AGAINST_REFERENCE and "reference" not in rows.column_names:
+    if reward in METRICS and "reference" not in rows.column_names:
         raise UsageError(f"{script.dataset_name} has no column 'reference', which {reward} compares completions with")
     for name, theirs in _THEIRS.items():
         if name in settings:

@@ -65,7 +65,7 @@ class Refinement:
         args = generating(self.prompts, self.samples, self.beta)
         return Adapters(lora=lora, args=args, dtype=self.dtype, tokens=self.tokens, seed=seed)
 
-    def asked(self, tokenizer: Any, split: str, count: int) -> "Asked":
+    def rows(self, tokenizer: Any, split: str, count: int) -> "Asked":
         """Prompts and references of a split. UsageError where no prompt is short enough."""
         from zerothorder.integrations.answers import Answers
 

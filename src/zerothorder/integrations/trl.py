@@ -117,13 +117,13 @@ def _fault(value: Any, column: str) -> str | None:
 
 def reward_of(name: str) -> Reward:
     """rouge_l or chrf against the rows' `reference`, a folder with a reward model, or module:function; checked."""
-    if name in _METRICS:
-        return checked(_METRICS[name](), name)
+    if name in METRICS:
+        return checked(METRICS[name](), name)
     if Path(name).expanduser().is_dir():
         return _model_reward(str(Path(name).expanduser()))
     module, _, function = name.partition(":")
     if not function:
-        raise UsageError(f"there is no reward {name!r}{nearest(name, _METRICS)}; give a folder or module:function")
+        raise UsageError(f"there is no reward {name!r}{nearest(name, METRICS)}; give a folder or module:function")
     try:
         return checked(getattr(importlib.import_module(module), function), name)
     except (ImportError, AttributeError) as error:
@@ -180,4 +180,5 @@ def text(completion: Any) -> str:
     return completion if isinstance(completion, str) else "".join(str(message["content"]) for message in completion)
 
 
-_METRICS: dict[str, Callable[[], Reward]] = {"rouge_l": _rouge_l, "chrf": _chrf}
+METRICS: dict[str, Callable[[], Reward]] = {"rouge_l": _rouge_l, "chrf": _chrf}
+"""Rewards that compare completions with the column `reference`."""
