@@ -21,9 +21,6 @@ Method = tuple[str, Mapping[str, Any]]
 ADAPTER, START = "adapter_model.safetensors", "start"
 """The adapter's file in a stage's folder, and the folder in it with the adapter at the start."""
 
-_SCHEDULES = {("constant", True): "constant_with_warmup"}
-"""(a recipe's schedule, whether it warms up) → transformers' name of it, where it is another."""
-
 
 @dataclass(frozen=True)
 class Adapters:
@@ -65,11 +62,12 @@ class Adapters:
         trainer_class, config = mixed(objective)
         name, settings = method
         recipe: Any = catalogue.build(name, "lora", **settings)
+        constant = recipe.schedule == "constant"  # as transformers calls it, it has no warm-up
         given = {**AIMS[objective].defaults, "max_completion_length": self.tokens, **self.args}
         given |= {
             "output_dir": str(folder), "max_steps": updates, "seed": self.seed, "disable_tqdm": True,
             "use_cpu": not torch.cuda.is_available(), "learning_rate": recipe.lr, "weight_decay": recipe.weight_decay,
-            "lr_scheduler_type": _SCHEDULES.get((recipe.schedule, recipe.warmup > 0), recipe.schedule),
+            "lr_scheduler_type": "constant_with_warmup" if constant and recipe.warmup else recipe.schedule,
             "warmup_steps": recipe.warmup,
         }  # fmt: skip
         peft = need("peft", "adapters")
