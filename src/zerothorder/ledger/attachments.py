@@ -1,8 +1,9 @@
 """Content-hashed files beside a ledger: masks, first-order parts, adapter starts. Safetensors, named by SHA-256."""
 
 import hashlib
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -58,12 +59,31 @@ class Attachments:
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """The hash that tensors are kept under, without keeping them."""
-    return hashlib.sha256(_bytes(tensors)).hexdigest()
+    """The hash that tensors are kept under, without keeping or copying them: gradients are as large as the model."""
+    found = hashlib.sha256()
+    for piece in _pieces(tensors):
+        found.update(piece)
+    return found.hexdigest()
 
 
 def _bytes(tensors: Mapping[str, Tensor]) -> bytes:
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def _pieces(tensors: Mapping[str, Tensor]) -> Iterator[memoryview | bytes]:
+    """What `_bytes` joins: the header, then each tensor's own memory."""
+    # a file of empty tensors has the order and the names of types that this release of safetensors writes
+    empty = save({name: torch.empty(0, dtype=tensor.dtype) for name, tensor in tensors.items()})
+    table = json.loads(empty[8 : 8 + int.from_bytes(empty[:8], "little")])
+    end = 0
+    for name, row in table.items():
+        start, end = end, end + tensors[name].nbytes
+        row |= {"shape": list(tensors[name].shape), "data_offsets": [start, end]}
+    header = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    yield len(header).to_bytes(8, "little") + header
+    for name in table:
+        yield tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def write_durably(path: Path, data: bytes) -> None:
