@@ -1,6 +1,6 @@
 """Before the first step: does every weight feel its perturbation, and does the executor give what `Copy` gives?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from zerothorder.config import TrainConfig
@@ -20,6 +20,8 @@ from zerothorder.space import ParameterSpace
 from zerothorder.state import State
 
 _LOST_TOLD, _LOST_REFUSED = 0.01, 0.5
+_CHECKED, _CHECKED_FROM = 4, 256
+"""Rows that the executor is checked on: the shortest of so many."""
 
 
 def check_resolution(
@@ -38,7 +40,28 @@ def check_resolution(
         note(f"{what}; a larger --eps or --dtype float32 would reach them")
 
 
-def check_executor(run: Run, batch: Any, mode: Literal["sites", "joint", "off"], report: Reporter) -> dict[str, Any]:
+def settle_executor(
+    run: Run,
+    examples: Sequence[Any],
+    mode: Literal["sites", "joint", "off"],
+    before: Mapping[str, Any],
+    report: Reporter,
+) -> dict[str, Any]:
+    """The executor as a check finds it may work, or as the run's environment `before` says that one found; returns what
+    the environment of a run is to keep of it."""
+    owners = before.get("owners")
+    if owners is None:
+        # short ones: hundreds of evaluations, and a site that is read at all is read in a short text too
+        few = sorted(examples[:_CHECKED_FROM], key=lambda example: len(example.prompt))[:_CHECKED]
+        return _checked(run, few, mode, report)
+    if isinstance(run.executor, Batched):
+        run.executor = run.executor.restored(owners, before)
+    elif isinstance(run.executor, Swap):
+        run.executor = run.executor.again(owners)
+    return {}
+
+
+def _checked(run: Run, batch: Any, mode: Literal["sites", "joint", "off"], report: Reporter) -> dict[str, Any]:
     """Compare `Swap` with `Copy` on a few rows; tells what it found, and returns what a resumed run shall know."""
     if mode == "off" or not isinstance(run.executor, Swap | Batched):
         return {"owners": {}}

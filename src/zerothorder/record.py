@@ -13,8 +13,6 @@ from zerothorder.ledger.entry import Entry
 from zerothorder.report import Tracker, open_trackers
 from zerothorder.reporter import Reporter
 
-_BESIDE = ("kind", "step", "split", "forwards", "moved", "changed")
-
 
 class Record:
     """The rows of one run, each written once. On resume those at or after step `resume_at` are taken back first."""
@@ -79,8 +77,3 @@ def step_row(entry: Entry) -> dict[str, Any]:
         "lr": max(rate.lr for rate in entry.rates.values()),
         "skipped": entry.skipped,
     }
-
-
-def measures(row: Mapping[str, Any]) -> dict[str, float]:
-    """The measures in an evaluation's row."""
-    return {name: float("nan") if value is None else value for name, value in row.items() if name not in _BESIDE}

@@ -1,6 +1,5 @@
 """Fine-tuning from a config: the run folder, the loop, evaluations, snapshots, resume."""
 
-import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,27 +10,24 @@ from zerothorder import catalogue, environment, folder
 from zerothorder.config import TrainConfig
 from zerothorder.data import BatchStream, save_model
 from zerothorder.errors import UsageError
-from zerothorder.evaluation import CALIBRATION_ROWS, evaluate
+from zerothorder.evaluation import CALIBRATION_ROWS
 from zerothorder.execution.batched import Batched
-from zerothorder.execution.swap import Swap
 from zerothorder.journal import read_journal
 from zerothorder.key import run_key
 from zerothorder.ledger.header import fingerprint
 from zerothorder.ledger.lock import claim, release
 from zerothorder.ledger.reader import Contents, read
 from zerothorder.ledger.snapshot import save_snapshot
+from zerothorder.measuring import Measuring, measures
 from zerothorder.opening import open_run
-from zerothorder.preflight import check_executor, check_resolution
+from zerothorder.preflight import check_resolution, settle_executor
 from zerothorder.profile import phase, profiling
-from zerothorder.record import Record, measures
+from zerothorder.record import Record
 from zerothorder.report import check_trackers, write_report
 from zerothorder.reporter import Reporter
 from zerothorder.run import Run, uninterrupted
 from zerothorder.state import State
 from zerothorder.task import Task, load_task, space_of
-
-_CHECKED, _CHECKED_FROM = 4, 256
-"""Rows that the check before the first step looks at: the shortest of so many."""
 
 
 @dataclass
@@ -77,8 +73,9 @@ class Training:
         if not config.resume:
             folder.create(config)
         try:
-            self.run, self._movement = open_run(config, self.task, space, recipe, contents, self.report)
+            self.run, movement = open_run(config, self.task, space, recipe, contents, self.report)
             self._record = Record(config, self.report, self.run.index if config.resume else None)
+            self._measuring = Measuring(self.task, config, self.run, movement, self._record, self.report, self.measures)
             self._prepare(examples, before)
         except BaseException as error:
             if hasattr(self, "run"):
@@ -113,15 +110,7 @@ class Training:
         if run.index == 0 and hasattr(run.recipe, "setup"):
             check_resolution(run.recipe, run.space, run.state, config, self.report.note)
         self._record.missing(run.ledger.past, run.around.meter)
-        owners, found = before.get("owners"), {}
-        if owners is None:
-            # short ones: hundreds of evaluations, and a site that is read at all is read in a short text too
-            few = sorted(examples[:_CHECKED_FROM], key=lambda example: len(example.prompt))[:_CHECKED]
-            found = check_executor(run, few, config.check, self.report)
-        elif isinstance(run.executor, Batched):
-            run.executor = run.executor.restored(owners, before)
-        elif isinstance(run.executor, Swap):
-            run.executor = run.executor.again(owners)
+        found = settle_executor(run, examples, config.check, before, self.report)
         if not before:
             environment.save(config.output, now | found)
 
@@ -139,7 +128,7 @@ class Training:
         config, run = self.config, self.run
         try:
             if self.tests:
-                self._evaluate("zero-shot", "test", config.test_rows, CALIBRATION_ROWS, only_at=0)
+                self._measuring.measure("zero-shot", "test", config.test_rows, CALIBRATION_ROWS, only_at=0)
             self._loop(examples, stream)
             return self._finish()
         except KeyboardInterrupt:
@@ -175,7 +164,7 @@ class Training:
             at = run.index
             if config.eval_every and 0 < at < config.steps and at % config.eval_every == 0:
                 with phase("evaluation"):
-                    self._evaluate("dev", "dev", config.eval_rows)
+                    self._measuring.measure("dev", "dev", config.eval_rows)
             if at >= config.steps:
                 return
             self._record.restart_clocks()
@@ -193,8 +182,8 @@ class Training:
 
     def _finish(self) -> dict[str, float]:
         config, run = self.config, self.run
-        dev = self._evaluate("dev", "dev", config.eval_rows)
-        final = self._evaluate("test", "test", config.test_rows, CALIBRATION_ROWS) if self.tests else dev
+        dev = self._measuring.measure("dev", "dev", config.eval_rows)
+        final = self._measuring.measure("test", "test", config.test_rows, CALIBRATION_ROWS) if self.tests else dev
         if skipped := sum(entry.skipped for entry in run.ledger.past):
             left = "; the model is as it was" if skipped == run.index else ""
             self.report.note(f"{skipped} of {run.index} steps were skipped, for their loss was not a number{left}")
@@ -217,28 +206,6 @@ class Training:
             if row["kind"] == "eval":
                 self.measures[row["split"]] = measures(row)
         return self.measures.get("test", {})
-
-    def _evaluate(
-        self, name: str, split: str, rows: int, calibrate: int = 0, only_at: int | None = None
-    ) -> dict[str, float]:
-        """Measure and write a row; what the journal has of this step already is not measured again."""
-        at = self.run.index
-        row = self._record.journal.evaluations.get((name, at if only_at is None else only_at))
-        if row is None:
-            if only_at not in (None, at):
-                return {}
-            found = evaluate(
-                self.task, split, self.config.objective, rows, calibrate,
-                progress=lambda done, total: self.report.progress(f"{name} evaluation", done, total),
-            )  # fmt: skip
-            moved = self._movement.measure() if at else {}
-            row = {"kind": "eval", "step": at, "split": name, "forwards": self.run.around.meter.examples}
-            row |= {**found, **moved}
-            if math.isnan(found.get("loss", 0.0)):
-                self.report.note(f"step {at}: the model's outputs are not numbers; its weights may have overflowed")
-            self._record.write(row)
-        self.measures[name] = measures(row)
-        return self.measures[name]
 
     def _snapshot(self) -> None:
         run = self.run

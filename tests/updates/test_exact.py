@@ -10,7 +10,7 @@ from torch import nn
 from zerothorder.exact import sqrt_
 from zerothorder.space import ParameterSpace
 from zerothorder.state import State
-from zerothorder.updates import Where
+from zerothorder.updates import Where, moments
 from zerothorder.updates.transforms import Adam
 
 COUNT = 40_000
@@ -46,3 +46,21 @@ def test_adam_rounds_every_operation_as_ieee_754_has_it(dtype: torch.dtype) -> N
         one, two = (1 - math.prod([beta] * step) for beta in (0.9, 0.999))
         expected = m / kind(one) / (np.sqrt(v / kind(two)) + kind(1e-8))
         assert np.array_equal(g.numpy(), expected)
+
+
+@pytest.mark.parametrize("count", [1, 4095, 4096, COUNT])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_adam_elsewhere_has_the_bits_of_the_pass_on_cpu(dtype: torch.dtype, count: int) -> None:
+    adam, unbias = Adam(0.8, 0.95, 1e-6), (1 - 0.8**3, 1 - 0.95**3)
+    given = draws(dtype, 0)[:count], draws(dtype, 1)[:count], draws(dtype, 2)[:count].square()
+    fast, plain = [t.clone() for t in given], [t.clone() for t in given]
+    moments.adam(fast[0], fast[1], fast[2], adam.beta1, adam.beta2, *unbias, adam.eps)
+    adam.elsewhere(plain[0], plain[1], plain[2], *unbias)
+    assert all(map(torch.equal, fast, plain))
+
+
+def test_moments_of_a_gradient_of_zeros_are_numbers() -> None:
+    """0 / (√0 + ε): a weight that no draw moves stays where it is."""
+    g, m, v = (torch.zeros(5000) for _ in range(3))
+    moments.adam(g, m, v, 0.9, 0.999, 0.1, 0.001, 1e-8)
+    assert not any(t.any() for t in (g, m, v))

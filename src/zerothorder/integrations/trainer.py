@@ -1,39 +1,26 @@
 """`TrainerMixin`: any transformers or TRL trainer, trained by any recipe. Nothing of the trainer is copied."""
 
-import json
 import logging
 import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from zerothorder import catalogue
-from zerothorder.data.adapters import adapter_settings
 from zerothorder.errors import UsageError
-from zerothorder.execution.check import check_sites
-from zerothorder.execution.swap import Swap
 from zerothorder.integrations.trainer_arguments import settle
-from zerothorder.integrations.trainer_loss import TrainerLoss, unheard
+from zerothorder.integrations.trainer_checkpoint import checkpoint, counted, ledger_at, step_of
+from zerothorder.integrations.trainer_optimizer import TrainerOptimizer, origin
 from zerothorder.ledger.header import fingerprint
-from zerothorder.ledger.lock import claimed
-from zerothorder.ledger.writer import cut
-from zerothorder.objectives.sequences import base_model
-from zerothorder.optimizer import ZerothOrder
 from zerothorder.recipe import Recipe
-from zerothorder.replay import START
 from zerothorder.run import Run
 
 _log = logging.getLogger(__name__)
 
-LEDGER = "ledger.zo"
-"""In the trainer's output_dir."""
-_STATE = "trainer_state.json"
 SMALL = 1e-4
 """Perturbations below which a loss computed in bfloat16 is mostly rounding."""
 
@@ -81,10 +68,10 @@ class TrainerMixin:
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As the trainer's; with a checkpoint the ledger is replayed up to its step, from the base model."""
         self.optimizer = None
-        folder = _checkpoint(resume_from_checkpoint, self.args.output_dir)
-        self._zo_resumed = None if folder is None else _step_of(folder)
+        folder = checkpoint(resume_from_checkpoint, self.args.output_dir)
+        self._zo_resumed = None if folder is None else step_of(folder)
         self.create_optimizer()
-        before = {} if folder is None else _counted(folder)
+        before = {} if folder is None else counted(folder)
         self._zo_began = time.perf_counter() - before.get("zo/seconds", 0.0)
         self._zo_worked = time.process_time() - before.get("zo/cpu_seconds", 0.0)
         meter = self._zo_optimizer.run.around.meter
@@ -147,19 +134,9 @@ class TrainerMixin:
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
 
     def _zo_open(self) -> "TrainerOptimizer":
-        args, model = self.args, self.model
-        path = Path(args.output_dir) / LEDGER
+        args, model, recipe = self.args, self.model, self._zo_recipe
         resume = self._zo_resumed is not None
-        if resume and not path.exists():
-            raise UsageError(f"there is no {path} to resume from; a checkpoint alone does not hold the run")
-        if resume:
-            _keep(path, cut(path, self._zo_resumed or 0))
-        elif path.exists():
-            with claimed(path):
-                _keep(path, path.read_bytes())
-                path.unlink()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        recipe = self._zo_recipe
+        path = ledger_at(args.output_dir, self._zo_resumed)
         if isinstance(recipe, str):
             recipe = catalogue.build(recipe, _scheme(model, recipe))
         eps = getattr(recipe, "eps", None)
@@ -170,7 +147,7 @@ class TrainerMixin:
                 eps,
             )
         found = TrainerOptimizer(
-            model, recipe, trainer=self, ledger=path, resume=resume, seed=args.seed, origin=_origin(model)
+            model, recipe, trainer=self, ledger=path, resume=resume, seed=args.seed, origin=origin(model)
         )
         for group in found.param_groups:
             group["lr"] = args.learning_rate
@@ -178,58 +155,6 @@ class TrainerMixin:
         if self._zo_begin is not None and not resume:
             self._zo_begin(found.run)
         return found
-
-
-class TrainerOptimizer(ZerothOrder):
-    """What the trainer holds as its optimizer: step() takes the step that compute_loss has evaluated."""
-
-    def __init__(self, model: Any, recipe: Recipe, *, trainer: Any, resume: bool, **named: Any) -> None:
-        self.loss = TrainerLoss(trainer)
-        super().__init__(model, recipe, objective=self.loss, executor=Swap(), resume=resume, **named)
-        self._rates_set = {}  # the trainer's rates, whatever they are
-        self.trainer, self.leaves, self.checked = trainer, list[Tensor](), False
-        if not resume and base_model(model) is not model:
-            # an adapter begins at random weights, which no base holds
-            self.run.attach(START, {site.name: site.parameter for site in self.run.space})
-
-    def look(self, loss: Any, device: Any) -> Tensor:
-        """The step's points on one micro-batch, given as a callable. What comes back is the mean of their losses as a
-        leaf: backward() reaches no weight, and leaves there by what the trainer multiplied its loss."""
-        if not self.checked and self.run.recipe.tags:  # without draws no weight is ever exchanged
-            self.check(loss)
-        values = self.accumulated.add(loss, self._rates())
-        mean = sum(own.mean() for own in values) / len(values)
-        self.leaves.append(torch.tensor(mean, device=device, requires_grad=True))
-        return self.leaves[-1]
-
-    def check(self, loss: Any) -> None:
-        """Whether weights are exchanged where they are read: on the first batch, against a copy."""
-        with unheard(self.trainer):
-            found = check_sites(self.run.around, self.loss, loss, mode="joint")
-        for sentence in found.sentences():
-            _log.warning(sentence)
-        self.run.executor = Swap(found.owners)
-        self.checked = True
-
-    def step(self, closure: Any = None) -> Tensor:  # type: ignore[override]
-        """Write and apply the entry of the micro-batches since the last step."""
-        leaves, self.leaves = self.leaves, []
-        if any(leaf.grad is None for leaf in leaves):
-            self.accumulated.clear()
-            raise UsageError("the trainer took a step without backward(); its training_step must be transformers' own")
-        entry = self.accumulated.finish([float(leaf.grad) for leaf in leaves])  # type: ignore[arg-type]
-        return torch.tensor(entry.notes.get("loss", math.nan))
-
-
-def _origin(model: Any) -> dict[str, Any]:
-    """What `zo replay` needs to put the searched weights on their base again."""
-    base: Any = base_model(model)
-    found: dict[str, Any] = {"dtype": str(getattr(base, "dtype", "")).removeprefix("torch.")}
-    if type(base).__name__.endswith("ForSequenceClassification"):
-        found["head"] = base.config.num_labels
-    if base is not model:
-        found["adapter"] = adapter_settings(model)
-    return found
 
 
 def _scheme(model: Any, recipe: str) -> str:
@@ -240,40 +165,4 @@ def _scheme(model: Any, recipe: str) -> str:
     return wanted if wanted in catalogue.row(recipe).schemes else "full"
 
 
-def _checkpoint(asked: str | bool | None, output: str) -> Path | None:
-    """The folder to resume from, as transformers understands the argument."""
-    if not asked:
-        return None
-    if isinstance(asked, str):
-        return Path(asked)
-    # transformers writes the state last: a folder without it was being written when the run was killed
-    whole = [p for p in Path(output).glob("checkpoint-*") if p.name[11:].isdigit() and (p / _STATE).exists()]
-    steps = [int(p.name.partition("-")[2]) for p in whole]
-    if not steps:
-        raise UsageError(f"there is no checkpoint in {output} to resume from; leave resume_from_checkpoint out")
-    return Path(output) / f"checkpoint-{max(steps)}"
-
-
-def _step_of(folder: Path) -> int:
-    try:
-        return int(json.loads((folder / _STATE).read_text())["global_step"])
-    except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"{folder} is not a checkpoint of a trainer: it has no {_STATE} ({error})") from error
-
-
-def _counted(folder: Path) -> dict[str, float]:
-    """What the run had counted when the checkpoint was written, as it was logged last."""
-    history = json.loads((folder / _STATE).read_text()).get("log_history", [])
-    return next((row for row in reversed(history) if "zo/tokens" in row), {})
-
-
-def _keep(path: Path, data: bytes | None) -> None:
-    """Put an older ledger beside the new one; nothing where `data` is None."""
-    if data is None:
-        return
-    number = next(n for n in range(1, 10**6) if not path.with_suffix(f".{n}.zo").exists())
-    path.with_suffix(f".{number}.zo").write_bytes(data)
-    _log.warning("the steps of an earlier run are kept in %s", path.with_suffix(f".{number}.zo"))
-
-
-__all__ = ["LEDGER", "TrainerMixin", "TrainerOptimizer"]
+__all__ = ["TrainerMixin"]

@@ -52,15 +52,25 @@ class Adam:
 
     def __call__(self, g: Tensor, weights: Tensor, where: Where, state: State) -> None:
         m, v = _memory("adam_m", where, g, state), _memory("adam_v", where, g, state)
+        unbias = 1 - state.scalars["adam_beta1"], 1 - state.scalars["adam_beta2"]
+        if g.device.type == "cpu":
+            from zerothorder.updates import moments  # compiles for CPU, which a GPU does without
+
+            moments.adam(g, m, v, self.beta1, self.beta2, *unbias, self.eps)
+        else:
+            self.elsewhere(g, m, v, *unbias)
+
+    def elsewhere(self, g: Tensor, m: Tensor, v: Tensor, unbias1: float, unbias2: float) -> None:
+        """The same by operations of torch, for every other device."""
         m *= self.beta1
         m += g * (1 - self.beta1)
         v *= self.beta2
         v += (g * g) * (1 - self.beta2)
         g.copy_(v)
-        g /= 1 - state.scalars["adam_beta2"]
+        g /= unbias2
         sqrt_(g)
         g += self.eps
-        torch.div(m / (1 - state.scalars["adam_beta1"]), g, out=g)
+        torch.div(m / unbias1, g, out=g)
 
 
 @dataclass(frozen=True)

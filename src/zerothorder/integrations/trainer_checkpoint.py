@@ -1,0 +1,70 @@
+"""The checkpoints of a trainer, and the ledger beside them that they belong to."""
+
+import json
+import logging
+from pathlib import Path
+
+from zerothorder.errors import UsageError
+from zerothorder.ledger.lock import claimed
+from zerothorder.ledger.writer import cut
+
+_log = logging.getLogger(__name__)
+
+LEDGER = "ledger.zo"
+"""In the trainer's output_dir."""
+_STATE = "trainer_state.json"
+
+
+def checkpoint(asked: str | bool | None, output: str) -> Path | None:
+    """The folder to resume from, as transformers understands the argument."""
+    if not asked:
+        return None
+    if isinstance(asked, str):
+        return Path(asked)
+    # transformers writes the state last: a folder without it was being written when the run was killed
+    whole = [p for p in Path(output).glob("checkpoint-*") if p.name[11:].isdigit() and (p / _STATE).exists()]
+    steps = [int(p.name.partition("-")[2]) for p in whole]
+    if not steps:
+        raise UsageError(f"there is no checkpoint in {output} to resume from; leave resume_from_checkpoint out")
+    return Path(output) / f"checkpoint-{max(steps)}"
+
+
+def step_of(folder: Path) -> int:
+    """The step a checkpoint was written at. UsageError where it is none."""
+    try:
+        return int(json.loads((folder / _STATE).read_text())["global_step"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"{folder} is not a checkpoint of a trainer: it has no {_STATE} ({error})") from error
+
+
+def counted(folder: Path) -> dict[str, float]:
+    """What the run had counted when the checkpoint was written, as it was logged last."""
+    history = json.loads((folder / _STATE).read_text()).get("log_history", [])
+    return next((row for row in reversed(history) if "zo/tokens" in row), {})
+
+
+def ledger_at(output: str, step: int | None) -> Path:
+    """The ledger in a trainer's output_dir, made ready: cut after `step` to go on from there, or none, to begin with.
+    What it held beyond that is kept beside it, under a number.
+
+    UsageError when there is no ledger to go on from.
+    """
+    path = Path(output) / LEDGER
+    if step is not None and not path.exists():
+        raise UsageError(f"there is no {path} to resume from; a checkpoint alone does not hold the run")
+    if step is not None:
+        _keep(path, cut(path, step))
+    elif path.exists():
+        with claimed(path):
+            _keep(path, path.read_bytes())
+            path.unlink()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _keep(path: Path, data: bytes | None) -> None:
+    if data is None:
+        return
+    number = next(n for n in range(1, 10**6) if not path.with_suffix(f".{n}.zo").exists())
+    path.with_suffix(f".{number}.zo").write_bytes(data)
+    _log.warning("the steps of an earlier run are kept in %s", path.with_suffix(f".{number}.zo"))
