@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from zerothorder.directions import factors
 from zerothorder.directions.laws import Dense
 from zerothorder.directions.lowrank import LowRank
-from zerothorder.execution.probe import write_probe
+from zerothorder.execution.probe import write_probe, write_probes
 from zerothorder.grids import Grid
 from zerothorder.key import Key
 from zerothorder.ledger.entry import Entry, Rates
+from zerothorder.point import Point
 from zerothorder.random.cpu import TILE
 from zerothorder.space import CHUNK, ParameterSpace, Site
 from zerothorder.state import State
@@ -124,6 +125,9 @@ def test_a_direction_that_is_more_than_a_draw_takes_the_general_pass():
     write_probe(probes[0], one, ((key, 1.0),), Doubled(b"x"), State())
     write_probe(probes[1], one, ((key, 2.0),), Dense(b"x"), State())
     assert torch.equal(*probes)
+    pair = torch.empty(2, 100)
+    write_probes(pair, one, [Point(((key, 1.0),)), Point(((key, -1.0),))], Doubled(b"x"), State())
+    assert torch.equal(pair[0], probes[1])
     masked = Dense(b"x", maps=(lambda z, *rest: z.zero_(),))
     write_probe(probes[0], one, ((key, 1.0),), masked, State())
     assert torch.equal(probes[0], one.parameter.detach() + 0.0)

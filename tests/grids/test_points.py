@@ -19,7 +19,7 @@ from zerothorder.key import Key
 from zerothorder.point import Point
 from zerothorder.random.cpu import TILE
 from zerothorder.space import Site, shard_segments
-from zerothorder.state import RESIDUAL, State
+from zerothorder.state import RESIDUAL, State, residual_of
 
 KINDS: dict[str, tuple[torch.dtype, Precision]] = {
     "float32": (torch.float32, "residual"),
@@ -153,6 +153,44 @@ def test_rows_at_many_points_are_those_of_a_pass_for_each(
         alone = torch.empty(count * width, dtype=dtype)
         grid.probe_draw(alone, stored, residual, (law, seed), c, 0)
         assert torch.equal(bits(found), bits(alone.view(count, width)[rows]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@KERNEL
+@given(coefficients=COEFFICIENTS, size=st.integers(1, 3 * TILE), spare=st.integers(0, 3), bare=st.booleans())
+def test_points_along_a_given_z_are_sums_rounded_once(
+    kind: str, coefficients: list[float], size: int, spare: int, bare: bool
+) -> None:
+    """The product, the sum, then the stored dtype: as the executors that know one point at a time have it."""
+    site, state = site_of(kind, (size,))
+    grid, stored = site.grid, site.read()
+    residual = None if bare else residual_of(site, state)
+    z = torch.randn(size, generator=torch.Generator().manual_seed(3), dtype=grid.compute)
+    out = torch.empty(len(coefficients), size + spare, dtype=stored.dtype)[:, :size]
+    grid.probe_along(out, stored, residual, z, coefficients)
+    w = torch.empty_like(z)
+    grid.load(w, stored, residual)
+    for found, c in zip(out, coefficients, strict=True):
+        assert torch.equal(bits(found), bits((w + z * c).to(stored.dtype)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@KERNEL
+@given(
+    rate=st.floats(-2, 2, width=32), seed=st.integers(0, 2**64 - 1), size=st.integers(1, 3 * TILE),
+    start=st.one_of(st.integers(0, 3 * TILE), st.sampled_from([TILE - 1, TILE, 2**33 + 5])),
+)  # fmt: skip
+def test_a_descent_is_a_load_a_difference_and_a_store(kind: str, rate: float, seed: int, size: int, start: int) -> None:
+    site, state = site_of(kind, (size,))
+    other, same = site_of(kind, (size,))
+    g = torch.randn(size, generator=torch.Generator().manual_seed(3), dtype=site.grid.compute)
+    w = torch.empty_like(g)
+    other.grid.load(w, other.read(), residual_of(other, same))
+    other.grid.store(other.read(), residual_of(other, same), w - g * rate, seed, start)
+    site.grid.descend(site.read(), residual_of(site, state), g, rate, seed, start)
+    assert torch.equal(bits(site.read()), bits(other.read()))
+    if site.grid.has_residual:
+        assert torch.equal(residual_of(site, state), residual_of(other, same))  # type: ignore[arg-type]
 
 
 # What executors ask for

@@ -1,6 +1,6 @@
 """What is z? A direction is a law, then linear maps: a pure function of (key, State)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, Protocol
 
 import torch
@@ -17,10 +17,12 @@ View = Literal["probe", "step"]
 class Direction(Protocol):
     """z(key) over all sites, never stored whole.
 
-    Two optional methods let passes be fused, with the same bits: `draw(site, term) -> (law, seed) | None` names the
+    Three optional methods let passes be fused, with the same bits: `draw(site, term) -> (law, seed) | None` names the
     plain draw that z is on this site, if it is one; `factors(sites, keys, dtype)` gives by site name the factors of
-    z = s·A B, where it has them (see the function `factors`). A third, `moves(site, term, state) -> bool`, says of a z
-    that is zero on whole sites which those are: they are then left out, and the other two are asked of the rest.
+    z = s·A B, where it has them (see the function `factors`); `z(out, site, term, start, state, view)` puts z itself
+    into out, where `shift` adds coefficient·z to the source: points along it then draw it once. A fourth,
+    `moves(site, term, state) -> bool`, says of a z that is zero on whole sites which those are: they are then left
+    out, and the other three are asked of the rest.
     """
 
     @property
@@ -62,6 +64,16 @@ def plain_draws(
     draw = getattr(direction, "draw", None)
     found = [] if draw is None else [draw(site, term) for term, _ in terms]
     return found if found and all(one is not None for one in found) else None
+
+
+def z_of(direction: Direction) -> Callable[..., None] | None:
+    """The direction's method `z`, where it has one that belongs to its `shift`: a class that changes `shift` alone
+    has none."""
+    defined = [vars(own) for own in type(direction).__mro__]
+    whose = {name: next((i for i, own in enumerate(defined) if name in own), None) for name in ("z", "shift")}
+    if whose["z"] is None or (whose["shift"] is not None and whose["shift"] < whose["z"]):
+        return None
+    return direction.z  # type: ignore[attr-defined]
 
 
 def factors(

@@ -1,14 +1,14 @@
 """One block of the weights a key: what a block-wise search draws from."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from zerothorder.directions import View
+from zerothorder.directions import View, z_of
 from zerothorder.directions.laws import Dense
 from zerothorder.errors import UsageError, nearest
 from zerothorder.key import Key
@@ -58,6 +58,11 @@ class Blocks:
             self.dense.shift(out, source, site, term, coefficient, start, state, view)
         elif out is not source:
             out.copy_(source)
+
+    @property
+    def z(self) -> Callable[..., None] | None:
+        """Of a site that the term moves, see `Dense.z`."""
+        return z_of(self.dense)
 
 
 def blocks_of(names: Sequence[str], level: str) -> list[int]:

@@ -46,18 +46,21 @@ class Guided:
         view: View = "probe",
     ) -> None:  # fmt: skip
         """See `Direction.shift`."""
+        z = torch.empty_like(out)
+        self.z(z, site, term, start, state, view)
+        torch.add(source, z.mul_(coefficient), out=out)
+
+    def z(self, out: Tensor, site: Site, term: Key | str, start: int, state: State, view: View = "probe") -> None:
+        """out = z[start : start+n] of the site."""
         if isinstance(term, str) or term.tag == self.along:
             self._needs(site, state)
-            name = term if isinstance(term, str) else self.along
-            self.dense.shift(out, source, site, name, coefficient, start, state, view)
+            self.dense.z(out, site, term if isinstance(term, str) else self.along, start, state, view)
             return
         scale, taken = self._scales(site, term, state)
-        z = torch.zeros_like(out)
-        random.shift(z, z, self.law, term.seed(self.run_key, site.id), scale, start)
+        random.shift(out.zero_(), out, self.law, term.seed(self.run_key, site.id), scale, start)
         if taken:
             own = state.tensor(self.off, site.name).reshape(-1)[start : start + out.numel()].to(out.dtype)
-            z -= own * taken
-        torch.add(source, z.mul_(coefficient), out=out)
+            out -= own * taken
 
     def _scales(self, site: Site, term: Key, state: State) -> tuple[float, float]:
         """(s, s·⟨off, w⟩) with s = ‖along‖/‖u‖, so that z = s·w - s·⟨off, w⟩·off."""

@@ -53,14 +53,18 @@ class Dense:
         view: View = "probe",
     ) -> None:
         """See `Direction.shift`."""
-        if isinstance(term, str):
-            vector = state.tensor(term, site.name).reshape(-1)[start : start + out.numel()].to(out.dtype)
-            torch.add(source, vector * coefficient, out=out)
-        elif not self.maps:
-            random.shift(out, source, self.law, term.seed(self.run_key, site.id), coefficient, start)
-        else:
-            z = torch.zeros_like(out)
-            random.shift(z, z, self.law, term.seed(self.run_key, site.id), 1.0, start)
-            for change in self.maps:
-                change(z, site, term, start, state, view)
+        if isinstance(term, str) or self.maps:
+            z = torch.empty_like(out)
+            self.z(z, site, term, start, state, view)
             torch.add(source, z.mul_(coefficient), out=out)
+        else:
+            random.shift(out, source, self.law, term.seed(self.run_key, site.id), coefficient, start)
+
+    def z(self, out: Tensor, site: Site, term: Key | str, start: int, state: State, view: View = "probe") -> None:
+        """out = z[start : start+n] of the site."""
+        if isinstance(term, str):
+            out.copy_(state.tensor(term, site.name).reshape(-1)[start : start + out.numel()])
+            return
+        random.shift(out.zero_(), out, self.law, term.seed(self.run_key, site.id), 1.0, start)
+        for change in self.maps:
+            change(out, site, term, start, state, view)

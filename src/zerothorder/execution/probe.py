@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from zerothorder import random
-from zerothorder.directions import Direction, factors, folded, moving, plain_draws
+from zerothorder.directions import Direction, factors, folded, moving, plain_draws, z_of
+from zerothorder.key import Key
 from zerothorder.point import Point, Term
 from zerothorder.profile import timed
 from zerothorder.scratch import buffer
@@ -50,6 +51,10 @@ def write_probe(
                 elif outer is not None:
                     site.grid.probe_factors(to, stored[local], rest, outer, start)
             return
+    if len(terms) == 1 and (z := z_of(direction)) and plain_draws(direction, site, terms) is None:
+        ((key, coefficient),) = terms
+        _write_along(target[None], site, key, [coefficient], z, state, part)
+        return
     size = min(CHUNK, site.numel)
     room = None if site.grid.exact else buffer("probe", size, site.grid.compute, out.device)
     for local, start in site.chunks(part):
@@ -79,7 +84,7 @@ def write_probes(
 ) -> None:
     """out (points, …) = `write_probe` for each point, whole or `rows` of the site's first dimension.
 
-    Points along one plain draw share the drawing of it and the reading of the weights.
+    Points along one z share the drawing of it and the reading of the weights.
     """
     width = site.numel // site.parameter.shape[0] if site.parameter.ndim else 1
     part = slice(None)
@@ -87,9 +92,10 @@ def write_probes(
         part = slice(rows.start * width, rows.stop * width)
     # rows anywhere are addressed from the whole tensor's first element on
     in_one = len(site.segments) == 1 and (site.segments[0][1] == 0 or not isinstance(rows, Tensor))
-    common = _common(site, points, direction, state)
-    if common is not None and in_one:
-        draw, coefficients = common
+    line = _line(site, points, direction, state)
+    draw = None if line is None else _plain(site, line[0], direction)
+    if line is not None and draw is not None and in_one:
+        coefficients = line[1]
         stored, residual = site.read(), residual_of(site, state)
         if isinstance(rows, Tensor):
             flat = out.view(len(points), len(rows), width)
@@ -99,14 +105,30 @@ def write_probes(
             rest = None if residual is None else residual[local]
             site.grid.probe_range(out.view(len(points), -1), stored[local], rest, draw, coefficients, start)
         return
-    for point, target in zip(points, out, strict=True):
-        if isinstance(rows, Tensor):
-            numbers: list[int] = rows.tolist()  # type: ignore[reportUnknownMemberType]
-            for row, one in zip(numbers, target, strict=True):
-                own = slice(row * width, (row + 1) * width)
-                write_probe(one, site, point.terms, direction, state, own)
+    z = z_of(direction)
+    parts = [(part, out)]
+    if isinstance(rows, Tensor):
+        numbers: list[int] = rows.tolist()  # type: ignore[reportUnknownMemberType]
+        parts = [(slice(row * width, (row + 1) * width), out[:, i]) for i, row in enumerate(numbers)]
+    for own, targets in parts:
+        if line is not None and z is not None:
+            _write_along(targets.view(len(points), -1), site, *line, z, state, own)
         else:
-            write_probe(target, site, point.terms, direction, state, part)
+            for point, target in zip(points, targets, strict=True):
+                write_probe(target, site, point.terms, direction, state, own)
+
+
+def _write_along(
+    out: Tensor, site: Site, key: Key | str, coefficients: Sequence[float], fill: Any, state: State, part: slice
+) -> None:
+    """`write_probe` of points that lie along one z, into the rows of out (points, n): it is drawn once for all."""
+    stored, residual, offset = site.read(), residual_of(site, state), part.indices(site.numel)[0]
+    for local, start in site.chunks(part):
+        z = buffer("line", local.stop - local.start, site.grid.compute, out.device)
+        fill(z, site, key, start, state)
+        rest = None if residual is None else residual[local]
+        to = out[:, local.start - offset : local.stop - offset]
+        site.grid.probe_along(to, stored[local], rest, z, coefficients)
 
 
 @timed("perturbation")
@@ -116,10 +138,10 @@ def small_probes(
     """`write_probes` of many small sites with a few launches in all; by name (points, …), where it can be done so."""
     kinds: dict[tuple[Grid, str, torch.device, tuple[float, ...]], list[tuple[Site, int]]] = {}
     for site in sites:
-        common = _common(site, points, direction, state)
-        if common is not None and site.segments == ((0, 0, site.numel),):
-            (law, seed), coefficients = common
-            kinds.setdefault((site.grid, law, site.parameter.device, tuple(coefficients)), []).append((site, seed))
+        line = _line(site, points, direction, state)
+        draw = None if line is None else _plain(site, line[0], direction)
+        if line is not None and draw is not None and site.segments == ((0, 0, site.numel),):
+            kinds.setdefault((site.grid, draw[0], site.parameter.device, tuple(line[1])), []).append((site, draw[1]))
     found: dict[str, Tensor] = {}
     for (grid, law, device, coefficients), drawn in kinds.items():
         own = [site for site, _ in drawn]
@@ -140,14 +162,19 @@ def small_probes(
     return found
 
 
-def _common(
+def _line(
     site: Site, points: Sequence[Point], direction: Direction, state: State
-) -> tuple[tuple[str, int], list[float]] | None:
-    """The one plain draw that all points lie along, and how far each does, where there is a pass for them."""
-    if not site.grid.fused or site.parameter.device.type != "cpu":
-        return None
+) -> tuple[Key | str, list[float]] | None:
+    """The one z that all points lie along, and how far each does; None where there is none."""
     terms = [moving(direction, site, point.terms, state) for point in points]
     if not all(len(own) == 1 and own[0][0] == terms[0][0][0] for own in terms):
         return None
-    draws = plain_draws(direction, site, terms[0])
-    return None if draws is None else (draws[0], [own[0][1] for own in terms])
+    return terms[0][0][0], [own[0][1] for own in terms]
+
+
+def _plain(site: Site, key: Key | str, direction: Direction) -> tuple[str, int] | None:
+    """(law, seed) of a z that is a plain draw, where there is a pass for it."""
+    if not site.grid.fused or site.parameter.device.type != "cpu":
+        return None
+    draws = plain_draws(direction, site, [(key, 1.0)])
+    return None if draws is None else draws[0]

@@ -99,6 +99,22 @@ class Grid:
 
         points.probe_rows(out, stored, residual, draw, coefficients, rows)
 
+    def probe_along(
+        self, out: Tensor, stored: Tensor, residual: Tensor | None, z: Tensor, coefficients: Sequence[float]
+    ) -> None:
+        """`load`, add c·z of a z (n,) that is given, `probe`: for every coefficient c, into the rows of out (P, n)."""
+        if self.fused and out.device.type == "cpu":
+            from zerothorder.grids import points
+
+            points.probe_along(out, stored, residual, z, coefficients)
+            return
+        w = stored
+        if not self.exact:
+            w = buffer("along", z.numel(), self.compute, out.device)
+            self.load(w, stored, residual)
+        for c, row in zip(coefficients, out, strict=True):
+            self.probe(row, w + z * c)
+
     def probe_factors(
         self, out: Tensor, stored: Tensor, residual: Tensor | None, factors: tuple[Tensor, Tensor], start: int
     ) -> None:
@@ -116,6 +132,22 @@ class Grid:
             cpu.step_draw(stored, residual, moves.law, moves.keys[0], *rates, start)
         else:
             steps.move(stored, residual, moves, start)
+
+    def descend(self, stored: Tensor, residual: Tensor | None, g: Tensor, rate: float, seed: int, start: int) -> None:
+        """`load`, subtract rate·g, `store`. g (n,) in the compute dtype is used up."""
+        if self.dtype == torch.bfloat16 and residual is not None and g.device.type == "cpu":
+            from zerothorder.grids import cpu
+
+            cpu.descend(stored, residual, g, rate, seed, start)
+            return
+        w = stored
+        if not self.exact:
+            w = buffer("descent", g.numel(), self.compute, g.device)
+            self.load(w, stored, residual)
+        g *= rate
+        w -= g
+        if not self.exact:
+            self.store(stored, residual, w, seed, start)
 
     def store(self, stored: Tensor, residual: Tensor | None, values: Tensor, seed: int, start: int) -> None:
         """Write values; `seed` and `start` address the rounding bits of a stochastic rule."""

@@ -1,8 +1,8 @@
 """Passes over bfloat16 weights with a residual byte, fast on CPU: the same bits as `grids.reference`.
 
-`load` and `store` are the two ends of a general pass. `probe_draw` and `step_draw` are whole passes for the common
-case, one dense draw: a tile is read, moved and rounded while it is in the first-level cache, so a pass costs one
-reading and one writing of the weights.
+`load` and `store` are the two ends of a general pass, `descend` the end of a step. `probe_draw` and `step_draw` are
+whole passes for the common case, one dense draw: a tile is read, moved and rounded while it is in the first-level
+cache, so a pass costs one reading and one writing of the weights.
 """
 
 # pyright: basic
@@ -131,6 +131,16 @@ def _step_bfloat16(
                 _put(stored, residual, j, _bits(_float(_wide(stored, signed, j)) - g[k] * rate), random[k])
 
 
+@njit(parallel=True, nogil=True, cache=True)
+def _descend(stored: Any, residual: Any, g: Any, rate: Any, r0: Any, r1: Any, start: int) -> None:
+    for t in prange(start // TILE, (start + stored.size + TILE - 1) // TILE):
+        skip, at, count = span(t, start, stored.size)
+        signed, random = residual.view(np.int8), stream(8, t, r0, r1).view(np.uint8)
+        for i in range(count):
+            j, k = at + uint64(i), skip + uint64(i)
+            _put(stored, residual, j, _bits(_float(_wide(stored, signed, j)) - g[j] * rate), random[k])
+
+
 def _u(tensor: Tensor, dtype: type) -> np.ndarray:
     bits = {np.uint16: torch.int16, np.uint32: torch.int32, np.int8: torch.int8, np.uint8: torch.uint8}[dtype]
     return (tensor if tensor.dtype == bits else tensor.view(bits)).numpy().view(dtype)
@@ -146,6 +156,12 @@ def store(stored: Tensor, residual: Tensor, values: Tensor, random: Tensor) -> N
     """Stochastic rounding of float32 values to bfloat16 and residual byte."""
     follow_threads()
     _store(_u(stored, np.uint16), _u(residual, np.uint8), _u(values, np.uint32), random.numpy())
+
+
+def descend(stored: Tensor, residual: Tensor, g: Tensor, rate: float, seed: int, start: int) -> None:
+    """stored ← round(w - rate·g) with its residual, the rounding bits those of `seed` from element `start` on."""
+    follow_threads()
+    _descend(_u(stored, np.uint16), _u(residual, np.uint8), g.numpy(), np.float32(rate), *split(seed), start)
 
 
 def probe_draw(

@@ -1,4 +1,4 @@
-"""Perturbed weights at several points along one draw, on CPU: a tile is read once and z drawn once for all of them.
+"""Perturbed weights at several points along one z, on CPU: a tile is read once and z drawn once for all of them.
 
 out_p = round(w + c_p·z), with the bits of a pass for each point alone.
 """
@@ -94,18 +94,45 @@ def _rows(
             done += count
 
 
-def _arguments(
-    out: Tensor, stored: Tensor, residual: Tensor | None, draw: tuple[str, int], coefficients: Sequence[float]
-) -> tuple[Any, ...]:
-    follow_threads()
+@njit(parallel=True, nogil=True, cache=True)
+def _along(out: Any, stride: Any, stored: Any, residual: Any, z: Any, c: Any) -> None:
+    for t in prange((z.size + TILE - 1) // TILE):
+        at, count = uint64(t * TILE), min(TILE, z.size - t * TILE)
+        w = np.empty(TILE, c.dtype)
+        _fetch(w, uint64(0), stored, residual, at, count)
+        for p in range(c.size):
+            place, scale = at + uint64(p) * stride, c[p]
+            for i in range(count):
+                j = uint64(i)
+                _give(out, place + j, w[j] + scale * z[at + j])
+
+
+def _arrays(out: Tensor, stored: Tensor, residual: Tensor | None) -> tuple[Any, ...]:
     flat = out.as_strided((out.stride(0) * (out.shape[0] - 1) + out[0].numel(),), (1,))
     rest = np.empty(0, np.int8) if residual is None else _u(residual, np.int8)
     narrow = out.dtype == torch.bfloat16
     pair = (_u(flat, np.uint16), _u(stored, np.uint16)) if narrow else (flat.numpy(), stored.numpy())
-    dtype = torch.float32 if narrow else out.dtype
-    number = np.float64 if dtype == torch.float64 else np.float32
-    terms = *law_of(draw[0], dtype), *split(draw[1]), np.array(coefficients, number)
-    return pair[0], np.uint64(out.stride(0)), pair[1], rest, *terms
+    return pair[0], np.uint64(out.stride(0)), pair[1], rest
+
+
+def _numbers(coefficients: Sequence[float], stored: Tensor) -> np.ndarray:
+    return np.array(coefficients, np.float64 if stored.dtype == torch.float64 else np.float32)
+
+
+def _arguments(
+    out: Tensor, stored: Tensor, residual: Tensor | None, draw: tuple[str, int], coefficients: Sequence[float]
+) -> tuple[Any, ...]:
+    follow_threads()
+    dtype = torch.float32 if out.dtype == torch.bfloat16 else out.dtype
+    terms = *law_of(draw[0], dtype), *split(draw[1]), _numbers(coefficients, stored)
+    return *_arrays(out, stored, residual), *terms
+
+
+def probe_along(out: Tensor, stored: Tensor, residual: Tensor | None, z: Tensor, coefficients: Sequence[float]) -> None:
+    """out (P, n), rows contiguous, from stored (n,) along a z (n,) that is given."""
+    follow_threads()
+    given, kernel = _arrays(out, stored, residual), cast(Any, _along)
+    kernel(*given, z.numpy(), _numbers(coefficients, stored))
 
 
 def probe_range(

@@ -161,19 +161,14 @@ class Update:
             if entry.dense is not None and site.name in entry.dense:
                 g += entry.dense[site.name].reshape(-1)[start : start + g.numel()].to(g.dtype)
             rest = None if residual is None else residual[local]
-            if site.grid.exact:
-                w = flat[local]
-            else:
+            w = flat[local]
+            if self.transforms and not site.grid.exact:
                 w = w_buffer[: g.numel()]
                 site.grid.load(w, flat[local], rest)
             where = Where(site, local, rates.decay)
             for transform in self.transforms:
                 transform(g, w, where, state)
-            if not entry.absolute:
-                g *= rates.lr
-            w -= g
-            if not site.grid.exact:
-                site.grid.store(flat[local], rest, w, seed, start)
+            site.grid.descend(flat[local], rest, g, 1.0 if entry.absolute else rates.lr, seed, start)
         site.write(flat)
 
 
