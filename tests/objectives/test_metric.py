@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import text_models
 from text_models import PAD, Example
@@ -37,6 +38,30 @@ def test_normalised_words() -> None:
 def letters(ids: list[int]) -> str:
     """Tokens as text: the third ends a line."""
     return "".join(" \n"[i == 3] if i < 4 else chr(93 + i) for i in ids)
+
+
+class Sizes(TorchDispatchMode):
+    """The most elements a result of torch had inside the block."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor):
+            self.most = max(self.most, found.numel())
+        return found
+
+
+@pytest.mark.parametrize("name", text_models.CAUSAL)
+def test_frozen_weights_generate_without_copies_of_the_output_layer(name: str) -> None:
+    model = text_models.build(name).requires_grad_(False)
+    head = model.get_output_embeddings()
+    examples = [Example((5 + row, 6, 7), ((4,),)) for row in range(8)]
+    sizes = Sizes()
+    with torch.no_grad(), sizes:
+        generate(model, examples, letters, PAD, 1)
+    assert sizes.most < len(examples) * head.weight.numel()
+    assert not head._forward_pre_hooks
 
 
 @pytest.mark.parametrize("name", text_models.MODELS)

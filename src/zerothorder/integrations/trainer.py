@@ -16,6 +16,7 @@ from zerothorder.integrations.trainer_arguments import settle
 from zerothorder.integrations.trainer_checkpoint import checkpoint, counted, ledger_at, step_of
 from zerothorder.integrations.trainer_optimizer import TrainerOptimizer, origin
 from zerothorder.ledger.header import fingerprint
+from zerothorder.objectives.generation import contiguous_head
 from zerothorder.recipe import Recipe
 from zerothorder.run import Run
 
@@ -78,7 +79,8 @@ class TrainerMixin:
         meter.examples, meter.tokens = (int(before.get(name, 0)) for name in ("zo/forwards", "zo/tokens"))
         ledger = self._zo_optimizer.run.ledger
         try:
-            result = super().train(None if folder is None else str(folder), *args, **kwargs)  # type: ignore[misc]
+            with contiguous_head(self.model):
+                result = super().train(None if folder is None else str(folder), *args, **kwargs)  # type: ignore[misc]
         finally:
             ledger.sync()
         if not self.args.load_best_model_at_end:  # which are an earlier step's weights

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from zerothorder.objectives.generation import contiguous_head
 from zerothorder.objectives.sequences import device_of, is_encoder_decoder, pad
 from zerothorder.objectives.text import Examples, TextObjective
 from zerothorder.point import Values
@@ -42,7 +43,8 @@ def generate(
     batch = pad([e.prompt for e in examples], pad_id, device_of(model), left=not is_encoder_decoder(model))
     batch.pop("position_ids", None)  # generate() derives them from the mask
     call: Any = model
-    out = call.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad_id)
+    with contiguous_head(model):
+        out = call.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad_id)
     new = out if is_encoder_decoder(model) else out[:, batch["input_ids"].shape[1] :]
     return [decode(row).split("\n")[0].strip() for row in new.tolist()]
 
