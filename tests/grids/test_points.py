@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from zerothorder import space as spaces
+from zerothorder.directions.blocks import BLOCK, Blocks
+from zerothorder.directions.guided import Guided
 from zerothorder.directions.laws import Dense
 from zerothorder.directions.lowrank import LowRank
 from zerothorder.directions.maps import Multiply
@@ -35,7 +37,21 @@ DIRECTIONS: dict[str, Any] = {
     "rank-1": LowRank(b"points", 1, "rademacher"),
     "rank-3": LowRank(b"points", 3, "gaussian"),
     "masked": Dense(b"points", "gaussian", (Multiply("mask"),)),
+    "a masked block": Blocks(Dense(b"points", "gaussian", (Multiply("mask"),))),
 }
+
+
+class HalfByZ(Dense):
+    def z(self, out, site, term, start, state, view="probe"):
+        super().z(out, site, term, start, state, view)
+        out *= 0.5
+
+
+class HalfByShift(Dense):
+    def shift(self, out, source, site, term, coefficient, start, state, view="probe"):
+        super().shift(out, source, site, term, 0.5 * coefficient, start, state, view)
+
+
 LAWS = st.sampled_from(["gaussian", "rademacher"])
 COEFFICIENTS = st.lists(st.floats(-2, 2, width=32), min_size=1, max_size=5)
 KERNEL = settings(max_examples=25, deadline=None)
@@ -70,6 +86,7 @@ def site_of(
         residual = torch.randint(-128, 128, whole.shape, generator=generator, dtype=torch.int8)
         state.tensor(RESIDUAL, "w", lambda: residual[cut].reshape(-1).clone())
     state.tensor("mask", "w", lambda: torch.randint(0, 2, shape, generator=generator).float())
+    state.tensor(BLOCK, "w", lambda: torch.tensor([0.0, 1.0]))
     state.tensor("velocity", "w", lambda: torch.randn(shape, generator=generator))
     return site, state
 
@@ -224,6 +241,36 @@ def test_sites_at_many_points_are_those_of_each_point(
     out = room[:, : expected.shape[1]]
     write_probes(out, site, looked, law, state, rows)
     assert torch.equal(bits(out), bits(expected))
+
+
+@pytest.mark.parametrize("tag", ["z", "mu"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_points_along_a_guided_z_are_those_of_each_point(kind: str, tag: str) -> None:
+    site, state = site_of(kind, (30, 41))
+    for name in ("mu", "v"):
+        state.tensor(name, "w", lambda: torch.nn.functional.normalize(torch.randn(30 * 41), dim=0))
+    looked = [Point(((Key(tag, 3), c),)) for c in (0.5, -0.5)]
+    expected = [whole_probe(site, point.terms, Guided(b"points"), state) for point in looked]
+    out = torch.empty(2, 30, 41, dtype=site.parameter.dtype)
+    write_probes(out, site, looked, Guided(b"points"), state)
+    assert torch.equal(bits(out), bits(torch.stack(expected)))
+    assert not torch.equal(bits(out[0]), bits(out[1]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_z_of_its_own_is_what_every_pass_draws(kind: str) -> None:
+    """A direction that changes `z` alone is not the plain draw its parent is; nor is one that changes `shift` alone."""
+    site, state = site_of(kind, (30, 41))
+    looked = [Point(((Key("z", 3), c),)) for c in (0.5, -0.5)]
+    for kind_of in (HalfByZ, HalfByShift):
+        out = torch.empty(2, 30, 41, dtype=site.parameter.dtype)
+        write_probes(out, site, looked, kind_of(b"points"), state)
+        half = [Point(((Key("z", 3), c),)) for c in (0.25, -0.25)]
+        expected = torch.stack([whole_probe(site, point.terms, Dense(b"points"), state) for point in half])
+        # of a -0.0 an added zero makes 0.0
+        assert torch.equal(bits(out + 0.0), bits(expected + 0.0))
+        alone = torch.stack([whole_probe(site, point.terms, kind_of(b"points"), state) for point in looked])
+        assert torch.equal(bits(out), bits(alone))
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

@@ -6,6 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import text_models
 from text_models import PAD, Example
+from zerothorder.execution.batched import Batched
 from zerothorder.execution.swap import Swap
 from zerothorder.objectives.metric import TokenF1, generate, normalised, token_f1
 from zerothorder.recipes.mezo import MeZO
@@ -83,6 +84,15 @@ def test_an_answer_ends_at_the_line() -> None:
     model = text_models.build("llama", spread=12.0)
     lines = generate(model, [Example((5, 6), ((4,),))], lambda ids: " one line\nanother", PAD, 3)
     assert lines == ["one line"]
+
+
+def test_points_that_generate_together_share_every_layer() -> None:
+    model = text_models.build("llama", spread=12.0)
+    executor = Batched(check=False)
+    run = Run(model, ParameterSpace.of(model), MeZO(lr=1e-3, eps=0.05), TokenF1(PAD, letters, 4), executor, seed=1)
+    run.step([Example((5, 6, 7), ((4,),), references=("a b",))])
+    assert executor.reason is None
+    assert list(executor.sentences()) == []
 
 
 def test_a_run_on_f1_moves_weights_without_any_gradient_and_counts_every_token_s_forward() -> None:

@@ -1,7 +1,7 @@
 """What is z? A direction is a law, then linear maps: a pure function of (key, State)."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -66,14 +66,15 @@ def plain_draws(
     return found if found and all(one is not None for one in found) else None
 
 
-def z_of(direction: Direction) -> Callable[..., None] | None:
+def z_of(direction: Direction) -> Callable[..., object] | None:
     """The direction's method `z`, where it has one that belongs to its `shift`: a class that changes `shift` alone
     has none."""
     defined = [vars(own) for own in type(direction).__mro__]
     whose = {name: next((i for i, own in enumerate(defined) if name in own), None) for name in ("z", "shift")}
     if whose["z"] is None or (whose["shift"] is not None and whose["shift"] < whose["z"]):
         return None
-    return direction.z  # type: ignore[attr-defined]
+    found: Any = getattr(direction, "z")  # noqa: B009 - optional, no part of the protocol
+    return found if callable(found) else None
 
 
 def factors(

@@ -60,7 +60,7 @@ class Blocks:
             out.copy_(source)
 
     @property
-    def z(self) -> Callable[..., None] | None:
+    def z(self) -> Callable[..., object] | None:
         """Of a site that the term moves, see `Dense.z`."""
         return z_of(self.dense)
 

@@ -37,7 +37,7 @@ class Dense:
 
     def draw(self, site: Site, term: Key | str) -> tuple[str, int] | None:
         """(law, seed) where z of this site is that draw and nothing else, so that a pass may be fused; else None."""
-        if isinstance(term, str) or self.maps or type(self).shift is not Dense.shift:
+        if isinstance(term, str) or self.maps or type(self).shift is not Dense.shift or self._own_z:
             return None
         return self.law, term.seed(self.run_key, site.id)
 
@@ -53,12 +53,16 @@ class Dense:
         view: View = "probe",
     ) -> None:
         """See `Direction.shift`."""
-        if isinstance(term, str) or self.maps:
+        if isinstance(term, str) or self.maps or self._own_z:
             z = torch.empty_like(out)
             self.z(z, site, term, start, state, view)
             torch.add(source, z.mul_(coefficient), out=out)
         else:
             random.shift(out, source, self.law, term.seed(self.run_key, site.id), coefficient, start)
+
+    @property
+    def _own_z(self) -> bool:
+        return type(self).z is not Dense.z
 
     def z(self, out: Tensor, site: Site, term: Key | str, start: int, state: State, view: View = "probe") -> None:
         """out = z[start : start+n] of the site."""

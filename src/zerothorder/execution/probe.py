@@ -1,8 +1,8 @@
 """A site's weights at a point: one arithmetic for every executor."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -51,7 +51,7 @@ def write_probe(
                 elif outer is not None:
                     site.grid.probe_factors(to, stored[local], rest, outer, start)
             return
-    if len(terms) == 1 and (z := z_of(direction)) and plain_draws(direction, site, terms) is None:
+    if len(terms) == 1 and (z := _own_z(direction, site, terms[0][0])) is not None:
         ((key, coefficient),) = terms
         _write_along(target[None], site, key, [coefficient], z, state, part)
         return
@@ -105,7 +105,7 @@ def write_probes(
             rest = None if residual is None else residual[local]
             site.grid.probe_range(out.view(len(points), -1), stored[local], rest, draw, coefficients, start)
         return
-    z = z_of(direction)
+    z = None if line is None else _own_z(direction, site, line[0])
     parts = [(part, out)]
     if isinstance(rows, Tensor):
         numbers: list[int] = rows.tolist()  # type: ignore[reportUnknownMemberType]
@@ -119,13 +119,19 @@ def write_probes(
 
 
 def _write_along(
-    out: Tensor, site: Site, key: Key | str, coefficients: Sequence[float], fill: Any, state: State, part: slice
+    out: Tensor,
+    site: Site,
+    key: Key | str,
+    coefficients: Sequence[float],
+    fill: Callable[..., object],
+    state: State,
+    part: slice,
 ) -> None:
     """`write_probe` of points that lie along one z, into the rows of out (points, n): it is drawn once for all."""
     stored, residual, offset = site.read(), residual_of(site, state), part.indices(site.numel)[0]
     for local, start in site.chunks(part):
         z = buffer("line", local.stop - local.start, site.grid.compute, out.device)
-        fill(z, site, key, start, state)
+        fill(z, site, key, start, state, "probe")
         rest = None if residual is None else residual[local]
         to = out[:, local.start - offset : local.stop - offset]
         site.grid.probe_along(to, stored[local], rest, z, coefficients)
@@ -170,6 +176,11 @@ def _line(
     if not all(len(own) == 1 and own[0][0] == terms[0][0][0] for own in terms):
         return None
     return terms[0][0][0], [own[0][1] for own in terms]
+
+
+def _own_z(direction: Direction, site: Site, key: Key | str) -> Callable[..., object] | None:
+    """What gives z by itself; None for a plain draw, which is added as it is drawn, and where nothing does."""
+    return z_of(direction) if plain_draws(direction, site, [(key, 1.0)]) is None else None
 
 
 def _plain(site: Site, key: Key | str, direction: Direction) -> tuple[str, int] | None:

@@ -12,7 +12,7 @@ import torch
 
 from zerothorder.data.quiet import need
 from zerothorder.errors import UsageError
-from zerothorder.objectives.generation import contiguous_head
+from zerothorder.objectives.head import packed_head_input
 from zerothorder.objectives.sequences import answer_nll, device_of
 
 Reward = Callable[..., Sequence[float]]
@@ -45,7 +45,7 @@ def draw(
     found: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
     stops = model.generation_config.eos_token_id
     stops = {stops} if isinstance(stops, int) else set(stops or ())
-    with torch.random.fork_rng(devices=[]), torch.inference_mode(), contiguous_head(model):
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(), packed_head_input(model):
         torch.manual_seed(seed)
         for at in range(0, len(prompts), rows):
             texts = list(prompts[at : at + rows])

@@ -16,7 +16,7 @@ from zerothorder.integrations.trainer_arguments import settle
 from zerothorder.integrations.trainer_checkpoint import checkpoint, counted, ledger_at, step_of
 from zerothorder.integrations.trainer_optimizer import TrainerOptimizer, origin
 from zerothorder.ledger.header import fingerprint
-from zerothorder.objectives.generation import contiguous_head
+from zerothorder.objectives.head import packed_head_input
 from zerothorder.recipe import Recipe
 from zerothorder.run import Run
 
@@ -79,7 +79,7 @@ class TrainerMixin:
         meter.examples, meter.tokens = (int(before.get(name, 0)) for name in ("zo/forwards", "zo/tokens"))
         ledger = self._zo_optimizer.run.ledger
         try:
-            with contiguous_head(self.model):
+            with packed_head_input(self.model):
                 result = super().train(None if folder is None else str(folder), *args, **kwargs)  # type: ignore[misc]
         finally:
             ledger.sync()

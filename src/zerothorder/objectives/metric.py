@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zerothorder.objectives.generation import contiguous_head
+from zerothorder.objectives.head import packed_head_input
 from zerothorder.objectives.sequences import device_of, is_encoder_decoder, pad
 from zerothorder.objectives.text import Examples, TextObjective
 from zerothorder.point import Values
@@ -43,7 +43,7 @@ def generate(
     batch = pad([e.prompt for e in examples], pad_id, device_of(model), left=not is_encoder_decoder(model))
     batch.pop("position_ids", None)  # generate() derives them from the mask
     call: Any = model
-    with contiguous_head(model):
+    with packed_head_input(model):
         out = call.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad_id)
     new = out if is_encoder_decoder(model) else out[:, batch["input_ids"].shape[1] :]
     return [decode(row).split("\n")[0].strip() for row in new.tolist()]

@@ -43,7 +43,7 @@ class Transform(Protocol):
         ...
 
     def __call__(self, g: Tensor, weights: Tensor, where: Where, state: State) -> None:
-        """Change g in place. `weights` is the chunk of θ in the compute dtype."""
+        """Change g in place. `weights` is the chunk of θ in the compute dtype, to be read."""
         ...
 
 

@@ -67,10 +67,10 @@ class Adam:
         v *= self.beta2
         v += (g * g) * (1 - self.beta2)
         g.copy_(v)
-        g /= unbias2
+        g /= g.new_tensor(unbias2)  # a GPU multiplies by the reciprocal of a number, and divides by a tensor
         sqrt_(g)
         g += self.eps
-        torch.div(m / unbias1, g, out=g)
+        torch.div(m / m.new_tensor(unbias1), g, out=g)
 
 
 @dataclass(frozen=True)
