@@ -173,6 +173,11 @@ def use_forkable_kernels(monkeypatch: Any) -> None:
     """
     from zerothorder.grids import Grid
     from zerothorder.random import cpu
+    from zerothorder.updates import moments
+    from zerothorder.updates.transforms import Adam
+
+    def adam(g: Tensor, m: Tensor, v: Tensor, beta1: float, beta2: float, one: float, two: float, eps: float) -> None:
+        Adam(beta1, beta2, eps).elsewhere(g, m, v, one, two)
 
     @functools.lru_cache(maxsize=10_000)
     def lanes(key: int, count: int) -> Tensor:
@@ -186,6 +191,7 @@ def use_forkable_kernels(monkeypatch: Any) -> None:
     def byte_lanes(out: Tensor, key: int, start: int) -> None:
         out.copy_(lanes(key, start + out.numel())[start:])
 
+    monkeypatch.setattr(moments, "adam", adam)
     monkeypatch.setattr(cpu, "shift", shift)
     monkeypatch.setattr(cpu, "byte_lanes", byte_lanes)
     monkeypatch.delattr(cpu, "drop")  # what is dropped follows from the bytes
