@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from zerothorder import training
+from zerothorder import measuring, training
 from zerothorder.bench import score as score_module
 from zerothorder.bench.check import check_results
 from zerothorder.bench.memory import resident, resident_before
@@ -144,7 +144,7 @@ class Counted:
         from transformers import LlamaForCausalLM
 
         self.rows, self.looking = 0, False
-        own, evaluate = LlamaForCausalLM.forward, training.evaluate
+        own, evaluate = LlamaForCausalLM.forward, measuring.evaluate
 
         @functools.wraps(own)  # what it accepts is asked, and remembered
         def forward(model: Any, input_ids: Any = None, **others: Any) -> Any:
@@ -159,7 +159,7 @@ class Counted:
                 self.looking = False
 
         monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
-        monkeypatch.setattr(training, "evaluate", looked)
+        monkeypatch.setattr(measuring, "evaluate", looked)
 
 
 def score(model: Path, data: Path, **others: Any) -> Score:
@@ -203,13 +203,13 @@ def test_a_search_never_looks_at_test(
     llama_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     splits: list[str] = []
-    evaluate = training.evaluate
+    evaluate = measuring.evaluate
 
     def looked(task: Any, split: str, *args: Any, **others: Any) -> Any:
         splits.append(split)
         return evaluate(task, split, *args, **others)
 
-    monkeypatch.setattr(training, "evaluate", looked)
+    monkeypatch.setattr(measuring, "evaluate", looked)
     found = score(llama_folder, data).searching(1e-2).run(tmp_path, 0)
     assert set(splits) == {"dev"}
     assert (found["test"], found["zero_shot"]) == ({}, {})
