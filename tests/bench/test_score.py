@@ -424,6 +424,19 @@ def test_a_suite_from_search_to_page_and_back_through_its_ledgers(
 
 
 @pytest.mark.slow
+def test_an_encoder_with_a_classifier_is_planned_run_and_rebuilt(bert_folder: Path, data: Path, tmp_path: Path) -> None:
+    text = suite_text(bert_folder, data, "[methods.zo-sgd]").replace("[tasks.again]", "[tasks.other]")
+    text = text.replace('template = "{text} It was"', "head = true").replace("[0, 1]", "[0]").replace("lora", "head")
+    path = tmp_path / "scores.toml"
+    path.write_text(text)
+    assert main(["bench", str(path), "--only", "films", "--quiet"]) == 0
+    suite = read_suite(path)
+    assert len(results(suite, tmp_path / "scores")) == 2 * 3
+    rows = check_results(suite, tmp_path / "scores", 99)
+    assert {row.name for row in rows} == {"films/zo-sgd+full/seed-0", "films/zo-sgd+head/seed-0"}
+    assert [row.again for row in rows] == pytest.approx([row.recorded for row in rows], abs=1e-5)
+
+
 def test_a_killed_suite_takes_its_cells_with_it_and_goes_on_to_the_same_ledgers(
     llama_folder: Path, data: Path, tmp_path: Path
 ) -> None:

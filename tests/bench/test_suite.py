@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from zerothorder.bench import suite as suite_module
+from zerothorder.bench.contents import content
 from zerothorder.bench.predict import predicted
 from zerothorder.bench.preference import Preference, curve, method
 from zerothorder.bench.preference_page import write_page
 from zerothorder.bench.results import RESULT, read_result, results, write_result
 from zerothorder.bench.runner import run_suite
 from zerothorder.bench.statistics import mean
-from zerothorder.bench.suite import chosen, read_suite
+from zerothorder.bench.suite import Cell, chosen, read_suite
 from zerothorder.cli.main import main
 from zerothorder.errors import UsageError
 
@@ -135,6 +136,31 @@ def test_results_of_other_settings_are_never_mixed(path: Path, tmp_path: Path) -
     (tmp_path / "out" / cell.name / RESULT).write_text("{")
     with pytest.raises(UsageError, match="remove it to run the cell again"):
         read_result(tmp_path / "out", cell)
+
+
+def test_a_result_of_rows_that_were_changed_since_is_of_other_settings(path: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "own: rows" / "train.jsonl"
+    rows.parent.mkdir()
+    rows.write_text('{"text": "a", "summary": "b"}\n')
+
+    def first(data: Path) -> Cell:
+        path.write_text(SUITE.replace('"summaries"', f'"{data}"'))
+        return read_suite(path).cells[0]
+
+    assert not read_suite(path).cells[0].content, "shipped rows change with the library only"
+    for data in (rows, rows.parent):
+        cell = first(data)
+        out = tmp_path / f"out-{data.name}"
+        (out / cell.name).mkdir(parents=True)
+        write_result(out, cell, result(0.1))
+        assert read_result(out, first(data)) is not None
+        before = rows.read_text()
+        rows.write_text('{"text": "a", "summary": "c"}\n')
+        with pytest.raises(UsageError, match=r"of other settings \(the files of .* hold something else\)"):
+            read_result(out, first(data))
+        rows.write_text(before)
+        assert read_result(out, first(data)) is not None, "written again, not changed"
+    assert content(f"sst2:{rows.parent}") == content(str(rows.parent)) != content(str(rows))
 
 
 def test_the_time_left_is_told_by_what_took_like_cells(path: Path, tmp_path: Path) -> None:

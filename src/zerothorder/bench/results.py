@@ -29,6 +29,8 @@ def read_result(folder: Path, cell: Cell) -> dict[str, Any] | None:
     if found["digest"] != cell.digest:
         then = found["settings"]
         changed = [f"{n} {then.get(n)!r}, not {value!r}" for n, value in cell.settings.items() if then.get(n) != value]
+        if found.get("content", "") != cell.content:
+            changed.append(f"the files of {cell.settings['data']} hold something else")
         raise UsageError(
             f"{path} is of other settings ({', '.join(changed) or 'another version of the suite'}); give another "
             "output folder, or remove this file to run the cell again"
@@ -40,6 +42,7 @@ def write_result(folder: Path, cell: Cell, found: Mapping[str, Any], made_by: Ma
     """The result with what it depends on: settings, code (`identity`, unless it was asked for before), environment."""
     whole = {
         "name": cell.name, "digest": cell.digest, "settings": dict(cell.settings), "seed": cell.seed,
+        "content": cell.content,
         **(made_by or identity()),
         "environment": environment(kind_of(cell.kind).executor, "cpu"), **found,
     }  # fmt: skip

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from zerothorder import catalogue
+from zerothorder.bench.cost import forward_seconds, step_forwards
 from zerothorder.bench.memory import resident, resident_before
 from zerothorder.bench.suite import Cell
 from zerothorder.config import TrainConfig
@@ -21,8 +22,6 @@ from zerothorder.errors import UsageError, nearest
 from zerothorder.journal import read_journal
 from zerothorder.ledger.attachments import write_durably
 from zerothorder.ledger.reader import read
-from zerothorder.plan import PlanConfig, make_plan
-from zerothorder.plan.bare import forwards_a_step
 from zerothorder.reporter import Silent
 from zerothorder.training import Training
 
@@ -155,11 +154,11 @@ class Score:
 
     def cost(self) -> int:
         """Forwards of a step."""
-        return _cost(self.model, self.recipe, self.scheme, self.words(), self.head)
+        return step_forwards(self.model, self.recipe, self.scheme, self.words(), self.head)
 
     def seconds(self) -> float:
         """Expected of one thread: forwards by the clock of a plan, a third more for what is around them."""
-        each = _forward_seconds(self.model, self.dtype, self.batch, self.tokens)
+        each = forward_seconds(self.model, self.dtype, self.batch, self.tokens, self.head)
         looked = self.dev_rows * (self.looks + 1) + (0 if self.rate is not None else 2 * (self.test_rows or 330) + 1000)
         return 3.0 + each * (self.budget * 4 / 3 + looked / self.batch)
 
@@ -220,19 +219,6 @@ class Score:
 @functools.cache
 def _readable(data: str) -> None:
     read_rows(data, "dev")
-
-
-@functools.cache
-def _cost(model: str, recipe: str, scheme: str, settings: tuple[str, ...], head: bool) -> int:
-    classes = 2 if head else None  # how many does not matter
-    return forwards_a_step(PlanConfig(model=model, recipe=recipe, scheme=scheme, settings=settings, head=classes))  # type: ignore[arg-type]
-
-
-@functools.cache
-def _forward_seconds(model: str, dtype: str, batch: int, tokens: int) -> float:
-    config = PlanConfig(model=model, dtype=dtype, batch_size=batch, tokens=tokens, recipe="zo-sgd", threads=1)  # type: ignore[arg-type]
-    clock = make_plan(config).clock
-    return 0.0 if clock is None else clock.forward
 
 
 def best(tried: Mapping[float, float]) -> float:

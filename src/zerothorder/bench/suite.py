@@ -12,6 +12,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_type_hints
 
+from zerothorder.bench.contents import content
 from zerothorder.errors import UsageError, nearest
 
 QUICK = Path(__file__).parent / "quick.toml"
@@ -50,8 +51,13 @@ class Cell:
     @property
     def digest(self) -> str:
         """Of everything that its result depends on, the code left out."""
-        told = json.dumps([self.kind, self.seed, self.settings], sort_keys=True)
+        told = json.dumps([self.kind, self.seed, self.settings, *filter(None, [self.content])], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+    @property
+    def content(self) -> str:
+        """Hash of the data, where they are files of one's own."""
+        return content(str(self.settings.get("data", "")))
 
     def made(self) -> Any:
         """The kind with these settings."""
