@@ -1,6 +1,8 @@
 """Suites: what a file may say, what is run, what is never mixed."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +163,12 @@ def test_a_result_of_rows_that_were_changed_since_is_of_other_settings(path: Pat
         rows.write_text(before)
         assert read_result(out, first(data)) is not None, "written again, not changed"
     assert content(f"sst2:{rows.parent}") == content(str(rows.parent)) != content(str(rows))
+
+
+def test_the_server_of_cells_begins_without_a_word() -> None:
+    """Its standard error is the terminal's: libraries that it imports early must not write there."""
+    begun = subprocess.run([sys.executable, "-c", "import zerothorder.bench.warm"], capture_output=True, text=True)
+    assert (begun.returncode, begun.stdout, begun.stderr) == (0, "", "")
 
 
 def test_the_time_left_is_told_by_what_took_like_cells(path: Path, tmp_path: Path) -> None:
