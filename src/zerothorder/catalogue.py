@@ -3,7 +3,8 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, get_type_hints
 
 from zerothorder.errors import UsageError, nearest
 from zerothorder.recipe import Recipe
@@ -57,6 +58,10 @@ CATALOGUE: dict[str, Row] = {
 }
 
 
+_NUMBERS: Mapping[Any, tuple[type, str]] = {float: (Real, "a number"), int: (Integral, "a whole number")}
+"""What a field of a recipe may hold, by its type."""
+
+
 def register(recipe: type[Recipe], schemes: Mapping[str, Mapping[str, float | str]] | None = None) -> type[Recipe]:
     """Add a recipe of your own, so that runs can name it and replay can find it. UsageError for a taken name."""
     if CATALOGUE.get(recipe.name, Row(recipe, {})).recipe is not recipe:
@@ -73,7 +78,8 @@ def row(name: str) -> Row:
 
 
 def build(name: str, scheme: str = "full", **settings: Any) -> Recipe:
-    """The recipe with its scheme's defaults and then `settings`. UsageError for unknown names."""
+    """The recipe with its scheme's defaults and then `settings`. UsageError for unknown names and for what is no number
+    where one is meant; other values are the recipe's own to refuse."""
     found = row(name)
     fields = [f.name for f in dataclasses.fields(found.recipe)]  # type: ignore[arg-type]
     if scheme not in found.schemes:
@@ -81,4 +87,9 @@ def build(name: str, scheme: str = "full", **settings: Any) -> Recipe:
     for key in settings:
         if key not in fields:
             raise UsageError(f"recipe {name!r} has no setting {key!r}{nearest(key, fields)}")
+    hints = get_type_hints(found.recipe)
+    for key, value in settings.items():
+        kind, called = _NUMBERS.get(hints[key], (object, ""))
+        if called and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise UsageError(f"the setting {key} of recipe {name!r} is {value!r}; it is {called}")
     return found.recipe(**{**found.schemes[scheme], **settings})

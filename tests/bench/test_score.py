@@ -16,10 +16,11 @@ import torch
 from zerothorder import measuring, training
 from zerothorder.bench import score as score_module
 from zerothorder.bench.check import check_results
+from zerothorder.bench.kept import ATTACHMENTS, LEDGER
 from zerothorder.bench.memory import resident, resident_before
 from zerothorder.bench.results import RESULT, identity, results, write_result
 from zerothorder.bench.runner import check_suite
-from zerothorder.bench.score import ATTACHMENTS, LEDGER, SEARCH_SEED, Score, best
+from zerothorder.bench.score import SEARCH_SEED, Score, best
 from zerothorder.bench.score_page import summary, write_page
 from zerothorder.bench.score_pictures import unbeaten
 from zerothorder.bench.statistics import mean, paired
@@ -100,10 +101,19 @@ def test_a_method_is_searched_once_a_scheme_and_before_its_runs(path: Path) -> N
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
+        ('scheme = ["full", "lora"]', "scheme = []", "scheme of zo-sgd .*; a list has at least one"),
+        ('scheme = ["full", "lora"]', 'scheme = ["lora", "lora"]', "scheme of zo-sgd .*, each once"),
+        ("settings = { eps = 1e-2 }", 'settings = "eps=1e-2"', "settings of films/.* is 'eps=1e-2'; it is a table"),
+        ("lora = [1e-2, 1e-1]", "lora = [1e-2, -1e-1]", "rates of zo-sgd are .*; give a list of numbers above 0"),
+        ("lora = [1e-2, 1e-1]", "lora = [1e-2, nan]", "numbers above 0"),
+        ("lora = [1e-2, 1e-1]", "lora = [1e-2, true]", "numbers above 0"),
+        ("dev_rows = 4", "dev_rows = 0", "dev_rows is 0, and a rate is chosen on dev"),
+        ("seeds = [0, 1]", f"seeds = [0, {SEARCH_SEED}]", "is that of the runs which choose a rate"),
         ("[methods.zo-sgd-cons]", "[methods.zo-sgd-cons]\nrates = [1e-3]", "zo-sgd-cons.full has 1 rates and others 2"),
         ('recipe = "zo-sgd-cons"', 'recipe = "zo-sgd-con"', "unknown recipe 'zo-sgd-con'.*did you mean"),
-        ('scheme = ["full", "lora"]', 'scheme = ["full", "laro"]', "no learning rates for .* the scheme laro"),
+        ('scheme = ["full", "lora"]', 'scheme = ["full", "laro"]', "no scheme 'laro'; known are full, head, lora"),
         ("eps = 1e-2", "epps = 1e-2", "no setting 'epps'.*did you mean 'eps'"),
+        ("eps = 1e-2", 'eps = "small"', "setting eps of recipe 'zo-sgd' is 'small'; it is a number"),
         ("budget = 20", "budgets = 20", "field 'budgets'.*did you mean 'budget'"),
         ("[tasks.films]", "[tasks.films]\nrow = 3", "field 'row'"),
         ("budget = 20", 'budget = "20"', "budget of films/zo-sgd.full .* is '20'; it is a whole number"),
@@ -128,6 +138,22 @@ def test_a_mistake_is_told_before_anything_runs(path: Path, old: str, new: str, 
 def test_a_budget_of_less_than_a_step_is_refused_by_name(path: Path, tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("search = 10", "search = 4"))
     with pytest.raises(UsageError, match=r"zo-sgd-cons.*a step of zo-sgd-cons takes 5 forwards, and a search of 4 is"):
+        check_suite(read_suite(path), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("{text} It was", "{txt} It was", "txt"),
+        ("1=great", "2=great", "label"),
+        ('verbalizers = "0=terrible,1=great"', "", "its answers"),
+    ],
+)
+def test_a_wording_that_does_not_fit_the_data_is_told_before_anything_runs(
+    path: Path, tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(UsageError, match=said):
         check_suite(read_suite(path), tmp_path / "out")
 
 

@@ -1,6 +1,7 @@
 """Suites: what a file may say, what is run, what is never mixed."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,18 @@ def test_cells_are_tasks_by_methods_by_seeds_and_the_method_has_the_last_word(pa
         ('prompt = "{text}"', "", "short/plain .* lacks a setting: 'prompt'"),
         ("updates = 2", "updates = 2\ntest_rows = 0", "test_rows is 0; a cell compares"),
         ("[tasks.short]", "[tasks.short", "cannot read the suite"),
+        ('kind = "preference"', 'kind = ["preference"]', "kind of .* it is a text"),
+        ('about = "A suite of a test."', "about = 3", "about of .* is 3; it is a text"),
+        ('only = ["short"]', 'only = "short"', "only of methods.pairs .* is 'short'; it is a list of tasks"),
+        ("seeds = [0, 1]", "seeds = [0, true]", "different whole numbers"),
+        ("seeds = [0, 1]", "seeds = [-1]", "different whole numbers, 0 or more"),
+        (
+            "[tasks.short]",
+            '[tasks]\nwet = "wet.csv"\n[tasks.short]',
+            r"wet in \[tasks\].*; it is a table, \[tasks.wet\]",
+        ),
+        ("[tasks.german]", '[tasks.".."]', "the name '..', which no folder of results can have"),
+        ("first = { recipe", 'first = "spsa"\n#', "first of short/plain .* is 'spsa'; it is a table"),
     ],
 )
 def test_a_mistake_is_named_with_the_nearest_name(path: Path, old: str, new: str, said: str) -> None:
@@ -106,6 +119,24 @@ def test_a_mistake_is_named_with_the_nearest_name(path: Path, old: str, new: str
     path.write_text(SUITE.replace(old, new, 1))
     with pytest.raises(UsageError, match=said):
         read_suite(path)
+
+
+@pytest.mark.parametrize("part", ["defaults", "tasks", "methods"])
+def test_parts_that_are_no_tables_are_named(path: Path, part: str) -> None:
+    path.write_text(f'{part} = "all"\n' + re.sub(rf"\[{part}.*?(?=\n\[(?!{part})|\Z)", "", SUITE, flags=re.DOTALL))
+    with pytest.raises(UsageError, match=rf"{part} of .* is 'all'; it is a table, \[{part}"):
+        read_suite(path)
+
+
+def test_a_page_of_nothing_is_not_written(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "mine"
+    other.mkdir()
+    (other / "README.md").write_text("my own")
+    assert main(["bench", str(path), "--page", "--output", str(other)]) == 2
+    assert "has no results of" in capsys.readouterr().err
+    assert (other / "README.md").read_text() == "my own"
+    assert main(["bench", str(path), "--check", "0"]) == 2
+    assert "--check is 0; give how many results" in capsys.readouterr().err
 
 
 def test_a_suite_without_methods_and_names_of_nothing(path: Path) -> None:

@@ -297,6 +297,9 @@ def test_settings_of_a_recipe_that_have_no_flag_are_given_by_name(train: Zo, tmp
     [
         (("sparsity",), "takes NAME=VALUE, not 'sparsity'"),
         (("sparsty=0.5",), "no setting 'sparsty'; did you mean 'sparsity'"),
+        (("sparsity=tiny",), "is 'tiny'; it is a number"),
+        (("draws=1.5",), "is 1.5; it is a whole number"),
+        (("draws=true",), "is True; it is a whole number"),
         (("sparsity=0.5", "sparsity=0.6"), "sparsity is given twice"),
         (("lr=0.5",), "lr is given twice"),
     ],

@@ -5,15 +5,19 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from zerothorder.bench.kept import ATTACHMENTS, LEDGER
 from zerothorder.bench.results import RESULT, read_result, results
-from zerothorder.bench.score import ATTACHMENTS, LEDGER, Score
 from zerothorder.bench.suite import Cell, Suite
 from zerothorder.errors import LedgerError, UsageError
 from zerothorder.evaluation import CALIBRATION_ROWS, evaluate
 from zerothorder.ledger.header import fingerprint
 from zerothorder.replay import replay
 from zerothorder.task import load_task
+
+if TYPE_CHECKING:
+    from zerothorder.bench.score import Score
 
 CLOSE = 1e-3
 """Of the cross-entropy, in nats: the weights are the same to the bit, but other machines' forwards round otherwise."""

@@ -2,36 +2,36 @@
 
 import dataclasses
 import functools
-import gzip
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from zerothorder import catalogue
 from zerothorder.bench.cost import forward_seconds, step_forwards
+from zerothorder.bench.kept import keep_ledger
 from zerothorder.bench.memory import resident, resident_before
 from zerothorder.bench.suite import Cell
-from zerothorder.config import TrainConfig
-from zerothorder.data import read_rows
+from zerothorder.config import Scheme, TrainConfig
 from zerothorder.data.baselines import baselines
 from zerothorder.data.models import DTYPES
 from zerothorder.errors import UsageError, nearest
 from zerothorder.journal import read_journal
-from zerothorder.ledger.attachments import write_durably
-from zerothorder.ledger.reader import read
 from zerothorder.reporter import Silent
+from zerothorder.task import load_task
 from zerothorder.training import Training
 
 _AS_OF_TRAIN = (
     "model", "data", "objective", "template", "verbalizers", "bare", "head", "dtype", "recipe", "scheme", "test_rows",
 )  # fmt: skip
 """Settings that `zo train` has under the same name."""
+_ASKED = ("model", "data", "objective", "template", "verbalizers", "bare", "head", "dtype")
+SCHEMES: tuple[str, ...] = get_args(Scheme)
 _LEAST = {"budget": 1, "search": 1, "batch": 1, "tokens": 2, "looks": 1, "dev_rows": 0, "test_rows": 0}
 _OBJECTIVES = ("classification", "lm")
-LEDGER, ATTACHMENTS = "ledger.zo.gz", "attachments"
 SEARCH_SEED = 1000
 """Of the runs that choose a rate: none of a suite's own, as far as anybody counts."""
 
@@ -74,6 +74,8 @@ class Score:
     rate: float | None = None
 
     def __post_init__(self) -> None:
+        if self.scheme not in SCHEMES:
+            raise UsageError(f"there is no scheme {self.scheme!r}{nearest(self.scheme, SCHEMES)}")
         rates = self.candidates
         if not rates or len(set(rates)) < len(rates):
             raise UsageError(
@@ -92,14 +94,20 @@ class Score:
             raise UsageError(
                 f"search is {self.search} forwards a rate, more than the budget of {self.budget}; give less"
             )
+        if self.rate is None and rates[1:] and not self.dev_rows:
+            raise UsageError("dev_rows is 0, and a rate is chosen on dev; give some, or a single rate")
         self._recipe(rates[0])  # an unknown recipe, scheme or setting is said before the first cell runs
 
     @property
     def candidates(self) -> tuple[float, ...]:
         """The rates of this scheme."""
         found = self.rates.get(self.scheme, ()) if isinstance(self.rates, Mapping) else self.rates
-        if not isinstance(found, list | tuple) or not all(isinstance(rate, int | float) for rate in found):
-            raise UsageError(f"rates of {self.recipe} are {found!r}; give a list of numbers, or one for each scheme")
+        if not isinstance(found, list | tuple) or not all(
+            type(rate) in (int, float) and 0 < rate < math.inf for rate in found
+        ):
+            raise UsageError(
+                f"rates of {self.recipe} are {found!r}; give a list of numbers above 0, or one for each scheme"
+            )
         return tuple(float(rate) for rate in found)
 
     @classmethod
@@ -112,6 +120,8 @@ class Score:
         for method, count in counts.items():
             if count != common:
                 raise UsageError(f"{method} has {count} rates and others {common}; every method gets the same search")
+        if common > 1 and any(cell.seed == SEARCH_SEED for cell in cells):
+            raise UsageError(f"the seed {SEARCH_SEED} is that of the runs which choose a rate; take another")
         for cell in cells:
             which = (cell.method, cell.settings["model"])
             if which in after or common == 1:
@@ -143,8 +153,9 @@ class Score:
             )
 
     def check(self) -> None:
-        """UsageError for data that cannot be read, or a budget of less than a step."""
-        _readable(self.data)
+        """UsageError for data or a model that cannot be read, a wording that does not fit them, or a budget of less
+        than a step."""
+        _load(*(getattr(self, name) for name in _ASKED), self.tokens)
         cost = self.cost()
         if self.budget < cost:
             what = "a search" if self.rate is not None else "a budget"
@@ -217,25 +228,12 @@ class Score:
 
 
 @functools.cache
-def _readable(data: str) -> None:
-    read_rows(data, "dev")
+def _load(*asked: Any) -> None:
+    """What a run begins with, once for all cells that ask for the same."""
+    *given, tokens = asked
+    load_task(TrainConfig(output=Path(), max_length=tokens, **dict(zip(_ASKED, given, strict=True))), ("dev",))
 
 
 def best(tried: Mapping[float, float]) -> float:
     """The rate with the lowest loss; a loss that is no number loses, and of equal ones the lower rate wins."""
     return min(sorted(tried), key=lambda rate: tried[rate] if tried[rate] == tried[rate] else float("inf"))
-
-
-def keep_ledger(run: Path, folder: Path) -> dict[str, Any]:
-    """The run's ledger, compressed, in the cell's folder; what it refers to by hash in one folder for all cells.
-    Nothing of a run with gradients, which no ledger can repeat."""
-    ledger = run / "ledger.zo"
-    if any(entry.dense_hash is not None for entry in read(ledger).entries):
-        return {}
-    data = gzip.compress(ledger.read_bytes(), mtime=0)
-    write_durably(folder / LEDGER, data)
-    store = folder.parents[2] / ATTACHMENTS
-    for path in sorted((run / ATTACHMENTS).glob("*")):
-        store.mkdir(exist_ok=True)
-        write_durably(store / path.name, path.read_bytes())
-    return {"ledger_bytes": len(data)}

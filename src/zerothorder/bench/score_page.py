@@ -1,5 +1,6 @@
 """What a suite of scores found: paired differences first, then every task, then scores against what they cost."""
 
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -189,13 +190,7 @@ def _task(suite: Suite, found: Results, task: str) -> str:
     if not runs:
         return ""
     first = next(iter(runs.values()))[0]
-    start = {"test": first["zero_shot"]}
-    rows = [
-        (
-            "before training", "", mean(of([start], "test", "loss")), _accuracy([start]),
-            mean(of([start], "test", "accuracy")), "",
-        )
-    ]  # fmt: skip
+    rows = _starts(runs)
     if (value := _guesses(first["settings"]["data"])) is not None:
         rows.append(("equal guesses, no model", "", f"{value:.3f}", "", "", ""))
     rows += [
@@ -210,6 +205,21 @@ def _task(suite: Suite, found: Results, task: str) -> str:
     ]  # fmt: skip
     head = ("method", "seeds", "cross-entropy", "calibrated accuracy", "plain accuracy", "time of a run")
     return f"## {task}\n\n{markdown(head, rows)}"
+
+
+def _starts(runs: Mapping[str, Sequence[Run]]) -> list[tuple[str, ...]]:
+    """Rows of what was there before training: one, and one for each scheme whose new weights begin elsewhere."""
+    begun = dict[tuple[str, ...], dict[str, None]]()
+    for method, own in runs.items():
+        distinct = list({json.dumps(run["zero_shot"], sort_keys=True): run["zero_shot"] for run in own}.values())
+        at = [{"test": start} for start in distinct]
+        shown = (mean(of(at, "test", "loss")), _accuracy(at), mean(of(at, "test", "accuracy")))
+        begun.setdefault(shown, {})[group_of(method) or method] = None
+    most = max(begun, key=lambda shown: len(begun[shown]))
+    return [
+        ("before training" if shown == most else f"before training, {', '.join(names)}", "", *shown, "")
+        for shown, names in sorted(begun.items(), key=lambda found: found[0] != most)
+    ]
 
 
 def _guesses(data: str) -> float | None:

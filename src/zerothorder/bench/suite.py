@@ -9,10 +9,10 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from zerothorder.bench.contents import content
+from zerothorder.bench.shape import check_names, check_shape, check_values
 from zerothorder.errors import UsageError, nearest
 
 QUICK = Path(__file__).parent / "quick.toml"
@@ -139,16 +139,8 @@ def read_suite(path: Path) -> Suite:
         raw = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"cannot read the suite {path}: {error}") from error
-    for name in raw:
-        if name not in (known := ("kind", "about", "seeds", "defaults", "tasks", "methods")):
-            raise UsageError(f"{path} has a field {name!r} that suites do not have{nearest(name, known)}")
-    for name in ("kind", "tasks", "methods"):
-        if not raw.get(name):
-            raise UsageError(f"{path} has no {name}; a suite needs kind, [tasks.NAME] and [methods.NAME]")
+    check_shape(path, raw)
     seeds = raw.get("seeds", [0])
-    whole = isinstance(seeds, list) and seeds and all(isinstance(seed, int) for seed in seeds)
-    if not whole or len(set(seeds)) < len(seeds):
-        raise UsageError(f"seeds of {path} is {seeds!r}; it is a list of different whole numbers")
     # every method once before any a second time: a suite that is stopped has something to compare
     cells = sorted(_cells(path, raw, seeds), key=lambda cell: seeds.index(cell.seed))
     arranged = getattr(kind_of(raw["kind"]), "arranged", None)
@@ -158,51 +150,18 @@ def read_suite(path: Path) -> Suite:
 def _cells(path: Path, raw: Mapping[str, Any], seeds: list[int]) -> Iterator[Cell]:
     kind = kind_of(raw["kind"])
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    parts = {"defaults": raw.get("defaults", {})}
-    parts |= {f"tasks.{name}": own for name, own in raw["tasks"].items()}
-    parts |= {f"methods.{name}": own for name, own in raw["methods"].items()}
-    for where, part in parts.items():
-        for name in part:
-            if name not in fields and not (name == "only" and where.startswith("methods.")):
-                raise UsageError(f"[{where}] of {path} has a field {name!r} that is none{nearest(name, fields)}")
-    for method, own in raw["methods"].items():
-        for task in own.get("only", ()):
-            if task not in raw["tasks"]:
-                raise UsageError(f"methods.{method} of {path} is for a task {task!r}{nearest(task, raw['tasks'])}")
+    check_names(path, raw, fields)
     for task, settings in raw["tasks"].items():
         for method, own in raw["methods"].items():
             if task not in own.get("only", [task]):
                 continue
             given = {**raw.get("defaults", {}), **settings, **own}
             given.pop("only", None)
-            for name, values in _spread(method, given, getattr(kind, "axes", ())):
-                _fits(kind, values, f"{task}/{name} of {path}")
+            for name, values in _spread(path, method, given, getattr(kind, "axes", ())):
+                check_values(kind, values, f"{task}/{name} of {path}")
                 made = kind(**values)
                 for seed in seeds:
                     yield Cell(raw["kind"], task, name, seed, dataclasses.asdict(made))
-
-
-_PLAIN: Mapping[Any, tuple[tuple[type, ...], str]] = {
-    int: ((int,), "a whole number"), float: ((int, float), "a number"), str: ((str,), "a text"),
-    bool: ((bool,), "true or false"),
-}  # fmt: skip
-
-
-def _fits(kind: Any, values: Mapping[str, Any], where: str) -> None:
-    """UsageError for a setting that is missing or of another type than the kind's."""
-    hints = get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        if field.name not in values:
-            if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-                raise UsageError(f"{where} lacks a setting: {field.name!r}; give it in [defaults], a task or a method")
-            continue
-        value = values[field.name]
-        hint = hints[field.name]
-        if isinstance(hint, UnionType):
-            hint = next(own for own in get_args(hint) if own is not type(None))
-        kinds, called = _PLAIN.get(hint, ((), ""))
-        if kinds and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
-            raise UsageError(f"{field.name} of {where} is {value!r}; it is {called}")
 
 
 def _folder_name(value: Any) -> str:
@@ -210,8 +169,14 @@ def _folder_name(value: Any) -> str:
     return str(value).strip("/").replace("/", "-")
 
 
-def _spread(method: str, given: Mapping[str, Any], axes: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _spread(
+    path: Path, method: str, given: Mapping[str, Any], axes: Sequence[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """A method and its settings for each combination of the axes that have a list."""
     several = [axis for axis in axes if isinstance(given.get(axis), list)]
+    for axis in several:
+        names = [_folder_name(value) for value in given[axis]]
+        if not names or len(set(names)) < len(names):
+            raise UsageError(f"{axis} of {method} of {path} is {given[axis]!r}; a list has at least one, each once")
     for values in itertools.product(*(given[axis] for axis in several)):
         yield JOINT.join((method, *map(_folder_name, values))), {**given, **dict(zip(several, values, strict=True))}

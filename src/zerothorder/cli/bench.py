@@ -28,7 +28,7 @@ class Bench:
     """Tasks or methods; other cells are left for another time."""
     page: bool = False
     """Write the page from the results there are, and run nothing."""
-    check: int = 0
+    check: int | None = None
     """Replay the ledgers of so many results, drawn at random, and measure them on test again; run nothing."""
     quick: bool = False
     """The small suite that comes with the library, in place of a file: minutes, to see that everything works."""
@@ -58,7 +58,7 @@ def main(words: Sequence[str]) -> int:
         part = chosen(suite, asked.only)
         folder = asked.output or path.parent / path.stem
         out.progress("starting", 1, 1)
-        if asked.check != 0:
+        if asked.check is not None:
             return _check(out, part, folder, asked.check)
         failed = [] if asked.page else _run(out, part, folder, asked)
         _tell(out, suite, folder, failed)
@@ -101,6 +101,10 @@ def _tell(out: Terminal, suite: Any, folder: Path, failed: list[str]) -> None:
     from zerothorder.bench.suite import page_of
 
     found = results(suite, folder)
+    if not found and not failed:
+        raise UsageError(
+            f"{folder} has no results of {suite.path} that a page could show; run it, or give its --output"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     page = page_of(suite).write_page(suite, found, folder)
     head, rows = page_of(suite).summary(suite, found)

@@ -131,7 +131,9 @@ def _auto_class(transformers: Any, config: Any, head: int | None, name: str) -> 
         return transformers.AutoModelForSeq2SeqLM
     # loaded as a causal model it would look at what it shall predict
     if type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
-        raise UsageError(f"{name} is an encoder, which writes no words: put a classifier on it (--head)")
+        raise UsageError(
+            f"{name} is an encoder, which writes no words: put a classifier on it (--head, in a suite head = true)"
+        )
     return transformers.AutoModelForCausalLM
 
 
