@@ -200,7 +200,7 @@ def test_models_that_cannot_be_read(llama_folder: Path, bert_folder: Path, tmp_p
     refused(tmp_path, "not a model folder: it has no config.json")
     (tmp_path / "model.txt").write_text("")
     refused(tmp_path / "model.txt", "is not a model: give a model folder")
-    refused(bert_folder, f"{bert_folder} is an encoder, which writes no words", "put a classifier on it (--head)")
+    refused(bert_folder, f"{bert_folder} is an encoder, which writes no words", "put a classifier on it (--head")
     weights = llama_folder / "model.safetensors"
     state = load_file(weights)
     save_file({name: tensor for name, tensor in state.items() if "layers.1.mlp" not in name}, weights)

@@ -176,7 +176,7 @@ def test_labels_of_the_training_rows_are_the_classes_and_others_are_refused(conf
 
 
 def test_what_cannot_be_is_said(config: TrainConfig) -> None:
-    with pytest.raises(UsageError, match=r"is an encoder, which writes no words: put a classifier on it \(--head\)"):
+    with pytest.raises(UsageError, match=r"is an encoder, which writes no words: put a classifier on it \(--head"):
         train(dataclasses.replace(config, head=False, template="{text} It", verbalizers="fine=a,awful=good"), Silent())
     with pytest.raises(UsageError, match="--objective lm goes without --head"):
         train(dataclasses.replace(config, objective="lm"), Silent())
