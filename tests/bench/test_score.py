@@ -402,6 +402,20 @@ def test_few_pairs_make_nothing_bold(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_scheme_that_begins_elsewhere_has_a_start_of_its_own(path: Path, tmp_path: Path) -> None:
+    suite, out = read_suite(path), tmp_path / "out"
+    fill(suite, out, {})
+    for seed, loss in ((0, 1.0), (1, 1.2)):
+        file = out / f"films/zo-sgd+lora/seed-{seed}" / RESULT
+        found = json.loads(file.read_text())
+        file.write_text(json.dumps(found | {"zero_shot": found["zero_shot"] | {"loss": loss}}))
+    text = write_page(suite, results(suite, out), out).read_text()
+    films = text.partition("## films")[2].partition("\n## ")[0]
+    assert "| before training |  | 0.700 |" in films
+    assert "| before training, lora |  | 1.100 ± 0.100 |" in films
+    assert text.count("| before training, ") == 1, "the other task has one start"
+
+
 def test_a_suite_from_search_to_page_and_back_through_its_ledgers(
     llama_folder: Path, data: Path, tmp_path: Path, capsys: Any
 ) -> None:
