@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, get_type_hints
+from typing import Any
 
 from zerothorder.errors import UsageError, nearest
 from zerothorder.recipe import Recipe
@@ -58,8 +58,8 @@ CATALOGUE: dict[str, Row] = {
 }
 
 
-_NUMBERS: Mapping[Any, tuple[type, str]] = {float: (Real, "a number"), int: (Integral, "a whole number")}
-"""What a field of a recipe may hold, by its type."""
+_NUMBERS: Mapping[Any, tuple[type, str]] = {"float": (Real, "a number"), "int": (Integral, "a whole number")}
+"""What a field of a recipe may hold, by its type's name: where annotations are postponed, fields have no more."""
 
 
 def register(recipe: type[Recipe], schemes: Mapping[str, Mapping[str, float | str]] | None = None) -> type[Recipe]:
@@ -81,15 +81,14 @@ def build(name: str, scheme: str = "full", **settings: Any) -> Recipe:
     """The recipe with its scheme's defaults and then `settings`. UsageError for unknown names and for what is no number
     where one is meant; other values are the recipe's own to refuse."""
     found = row(name)
-    fields = [f.name for f in dataclasses.fields(found.recipe)]  # type: ignore[arg-type]
+    fields = {f.name: getattr(f.type, "__name__", f.type) for f in dataclasses.fields(found.recipe)}  # type: ignore[arg-type]
     if scheme not in found.schemes:
         raise UsageError(f"recipe {name!r} has no scheme {scheme!r}{nearest(scheme, found.schemes)}")
     for key in settings:
         if key not in fields:
             raise UsageError(f"recipe {name!r} has no setting {key!r}{nearest(key, fields)}")
-    hints = get_type_hints(found.recipe)
     for key, value in settings.items():
-        kind, called = _NUMBERS.get(hints[key], (object, ""))
+        kind, called = _NUMBERS.get(fields[key], (object, ""))
         if called and (not isinstance(value, kind) or isinstance(value, bool)):
             raise UsageError(f"the setting {key} of recipe {name!r} is {value!r}; it is {called}")
     return found.recipe(**{**found.schemes[scheme], **settings})

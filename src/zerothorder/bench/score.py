@@ -24,16 +24,14 @@ from zerothorder.reporter import Silent
 from zerothorder.task import load_task
 from zerothorder.training import Training
 
-_AS_OF_TRAIN = (
-    "model", "data", "objective", "template", "verbalizers", "bare", "head", "dtype", "recipe", "scheme", "test_rows",
-)  # fmt: skip
-"""Settings that `zo train` has under the same name."""
 _ASKED = ("model", "data", "objective", "template", "verbalizers", "bare", "head", "dtype")
+_AS_OF_TRAIN = (*_ASKED, "recipe", "scheme", "test_rows")
+"""Settings that `zo train` has under the same name; the first are what is asked of which model."""
 SCHEMES: tuple[str, ...] = get_args(Scheme)
 _LEAST = {"budget": 1, "search": 1, "batch": 1, "tokens": 2, "looks": 1, "dev_rows": 0, "test_rows": 0}
 _OBJECTIVES = ("classification", "lm")
 SEARCH_SEED = 1000
-"""Of the runs that choose a rate: none of a suite's own, as far as anybody counts."""
+"""Of the runs that choose a rate: none of a suite's own, which may not have it."""
 
 
 @dataclass(frozen=True)

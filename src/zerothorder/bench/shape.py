@@ -26,9 +26,9 @@ def check_shape(path: Path, raw: Mapping[str, Any]) -> None:
     for name in ("kind", "about"):
         if not isinstance(raw.get(name, ""), str):
             raise UsageError(f"{name} of {path} is {raw[name]!r}; it is a text")
-    for name in ("defaults", "tasks", "methods"):
+    for name, head in (("defaults", "[defaults]"), ("tasks", "[tasks.NAME]"), ("methods", "[methods.NAME]")):
         if not isinstance(raw.get(name, {}), Mapping):
-            raise UsageError(f"{name} of {path} is {raw[name]!r}; it is a table, [{name}{'.NAME' * (name[0] != 'd')}]")
+            raise UsageError(f"{name} of {path} is {raw[name]!r}; it is a table, {head}")
     for group in ("tasks", "methods"):
         for name, own in raw[group].items():
             if not isinstance(own, Mapping):
