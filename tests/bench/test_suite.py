@@ -219,13 +219,16 @@ def test_the_page_has_means_curves_and_samples_and_says_what_is_missing(path: Pa
     suite = read_suite(path)
     for cell, gain in zip([c for c in suite.cells if c.task == "short"], (0.1, 0.2, 0.0, 0.3, 0.2, 0.0), strict=True):
         (tmp_path / cell.name).mkdir(parents=True)
-        write_result(tmp_path, cell, result(gain))
+        rounds = {"rewards": [{"reward": gain / 2}, {"reward": 0.25 + gain}]} if cell.method == "guided" else {}
+        write_result(tmp_path, cell, result(gain) | rounds)
     page = write_page(suite, results(suite, tmp_path), tmp_path)
     text = page.read_text()
     assert "6 of 10 runs" in text
     assert "Not run: german/plain/seed-0" in text
     assert "| plain | 2 | 0.250 ± 0.000 | 0.450 ± 0.100 | **0.200 ± 0.100** | 0.50 ± 0.00 |" in text
     assert "- before: this" in text
+    assert "Reward after each round of `guided`: 0.100 ± 0.000, 0.450 ± 0.000." in text
+    assert "round of `plain`" not in text
     for name in ("short-tokens.svg", "short-seconds.svg"):
         assert (tmp_path / name).read_text().startswith("<svg xmlns")
         assert f"({name})" in text
@@ -305,13 +308,14 @@ first = {{ recipe = "spsa" }}
     assert (last["done"], last["of"]) == (3, 3)
     suite = read_suite(path)
     found = results(suite, tmp_path / "tiny")
-    guided = found["short/zopro/seed-0"]
-    assert len(guided["curve"]) == 2
+    guided, fitted = found["short/zopro/seed-0"], found["short/fitted/seed-0"]
+    assert len(guided["curve"]) == len(guided["rewards"]) == 2
+    assert guided["rewards"][-1]["reward"] == guided["after"]["reward"]
+    assert len(fitted["rewards"]) == 1, "of policies, not of reward models"
     assert guided["tokens"] > guided["curve"][0]["tokens"] > 0
     assert guided["before"]["reward"] == found["short/dpo/seed-0"]["before"]["reward"]
     ledgers = tmp_path / "tiny/short/zopro/seed-0/ledgers"
     assert sorted(p.name for p in ledgers.iterdir()) == ["policy-0.zo", "policy-1.zo"]
-    fitted = found["short/fitted/seed-0"]
     assert fitted["tokens"] > fitted["curve"][-1]["tokens"] - fitted["curve"][0]["tokens"] > 0
     assert (tmp_path / "tiny/short/fitted/seed-0/ledgers/reward-0.zo").exists(), (
         "a reward model is part of what it took"

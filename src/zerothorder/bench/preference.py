@@ -51,7 +51,8 @@ class Preference(Refinement):
             method(getattr(self, name))  # an unknown recipe or setting is said before the first cell runs
 
     def run(self, folder: Path, seed: int, before: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-        """Train and look; the curve is of training's own completions, by tokens through the model and by seconds."""
+        """Train and look; the curve is of training's own completions, by tokens through the model and by seconds;
+        `rewards` of the held-out prompts after each round, the last as `after`."""
         mixed(self.objective)  # its libraries are no part of what a method takes
         began_with = resident_before(DTYPES[self.dtype])
         kind = self.kind(seed)
@@ -60,19 +61,23 @@ class Preference(Refinement):
         test = self.rows(tokenizer, self.split, self.test_rows)
         truth = self.measured(kind)
         start = look(model, tokenizer, test, truth, self.tokens)
-        del model
+        del model  # before the stages load their own
+
+        def looked(stage: Path) -> Look:
+            return look(kind.adapted(kind.load(self.model)[0], stage), tokenizer, test, truth, self.tokens)
+
         stages = self._dpo(folder / "run", kind, train) if self.objective == "dpo" else None
         if stages is None:
             stages = self._rounds(folder / "run", kind, train, truth)
-        policy = kind.adapted(kind.load(self.model)[0], stages[-1][0])
-        after = look(policy, tokenizer, test, truth, self.tokens)
+        looks = [looked(stage) for stage, _ in stages if stage.name.startswith("policy")]
         kept = folder / "ledgers"
         kept.mkdir(exist_ok=True)
         for stage, _ in stages:
             shutil.copy(stage / "ledger.zo", kept / f"{stage.name}.zo")
         return {
             "before": start.to_dict(),
-            "after": after.to_dict(),
+            "after": looks[-1].to_dict(),
+            "rewards": [{"reward": own.reward, "spread": own.spread} for own in looks],
             "curve": curve([(stage.name, told_of) for stage, told_of in stages]),
             "tokens": sum(_counted(told_of, "tokens") for _, told_of in stages),
             "forwards": sum(_counted(told_of, "forwards") for _, told_of in stages),

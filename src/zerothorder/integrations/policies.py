@@ -4,7 +4,6 @@ import dataclasses
 import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,10 +78,11 @@ def look(
         drawn = draw(model, tokenizer, prompts, tokens, seed=seed)
         texts = [tokenizer.decode(ids, skip_special_tokens=True) for _, ids in drawn]
         values = [float(value) for value in reward(completions=texts, **columns(rows))]
-        without = getattr(model, "disable_adapter", None)
-        kl = _log_probability(model, tokenizer, drawn)
-        with without() if without is not None else nullcontext():
-            kl = kl - _log_probability(model, tokenizer, drawn)
+        without, kl = getattr(model, "disable_adapter", None), torch.zeros(1)
+        if without is not None:
+            kl = _log_probability(model, tokenizer, drawn)
+            with without():
+                kl = kl - _log_probability(model, tokenizer, drawn)
     finally:
         model.train(was)
     return Look(
