@@ -1,7 +1,7 @@
 """What a suite found, as a page: tables of means over seeds, curves, and what was said before and after."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def write_page(suite: Suite, found: Results, folder: Path) -> Path:
         own = {m: runs for m in suite.methods if (runs := done(suite, found, task, m))}
         if not own:
             continue
-        parts += [f"## {task}\n", _table(own), _rounds(own)]
+        parts += [f"## {task}\n", _table(own), *_rounds(own)]
         for along, unit in (
             ("tokens", "thousand tokens through the model"),
             ("seconds", "seconds of training, one thread"),
@@ -71,15 +71,13 @@ def _table(own: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return markdown(head, rows)
 
 
-def _rounds(own: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def _rounds(own: Mapping[str, Sequence[Mapping[str, Any]]]) -> Generator[str]:
     """What each round of a method of several gave: the first may have another recipe than the others."""
-    text = ""
     for method, runs in own.items():
         of_rounds = list(zip(*(r.get("rewards", ()) for r in runs), strict=False))
         if len(of_rounds) > 1:
             found = ", ".join(mean([look["reward"] for look in looks]) for looks in of_rounds)
-            text += f"Reward after each round of `{method}`: {found}.\n"
-    return text
+            yield f"Reward after each round of `{method}`: {found}.\n"
 
 
 def _picture(own: Mapping[str, Sequence[Mapping[str, Any]]], along: str, unit: str) -> str:
