@@ -1,9 +1,12 @@
 """Suites: what a file may say, what is run, what is never mixed."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -264,8 +267,8 @@ def test_the_command_writes_the_page_of_what_there_is(path: Path, tmp_path: Path
     assert "--processes is 0; at least one" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_a_suite_runs_in_processes_and_what_is_done_is_left_alone(tmp_path: Path, capsys: Any) -> None:
+def small_suite(tmp_path: Path) -> str:
+    """The head of a suite of TRL's trainers, with a model and rows of its own in the folder."""
     pytest.importorskip("trl")
     from trl_toys import llama, tokenizer
 
@@ -275,9 +278,7 @@ def test_a_suite_runs_in_processes_and_what_is_done_is_left_alone(tmp_path: Path
     for split, count in (("train", 8), ("dev", 4), ("test", 4)):
         rows = [{"text": f"w{i} w{i + 1} w{i + 2}", "summary": f"w{i} w{i + 1}"} for i in range(count)]
         (tmp_path / "data" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    path = tmp_path / "tiny.toml"
-    path.write_text(
-        f"""
+    return f"""
 kind = "preference"
 [defaults]
 model = "{tmp_path / "model"}"
@@ -292,6 +293,15 @@ reward = "chrf"
 data = "{tmp_path / "data"}"
 prompt = "{{text}}"
 reference = "{{summary}}"
+"""
+
+
+@pytest.mark.slow
+def test_a_suite_runs_in_processes_and_what_is_done_is_left_alone(tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "tiny.toml"
+    path.write_text(
+        small_suite(tmp_path)
+        + """
 [methods.zopro]
 rounds = 2
 updates = 1
@@ -300,7 +310,7 @@ objective = "dpo"
 [methods.fitted]
 reward = "fitted"
 fits = 1
-first = {{ recipe = "spsa" }}
+first = { recipe = "spsa" }
 """
     )
     assert main(["bench", str(path), "--json"]) == 0
@@ -323,6 +333,27 @@ first = {{ recipe = "spsa" }}
     times = {cell.name: (tmp_path / "tiny" / cell.name / RESULT).stat().st_mtime_ns for cell in suite.cells}
     assert main(["bench", str(path), "--quiet"]) == 0
     assert times == {cell.name: (tmp_path / "tiny" / cell.name / RESULT).stat().st_mtime_ns for cell in suite.cells}
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_cells_well(tmp_path: Path) -> None:
+    path, cell = tmp_path / "tiny.toml", tmp_path / "tiny/short/long/seed-0"
+    path.write_text(small_suite(tmp_path) + '[methods.long]\nupdates = 3000\nfirst = { recipe = "spsa" }\n')
+    zo = (sys.executable, "-c", "from zerothorder.cli import main; raise SystemExit(main())")
+    suite = subprocess.Popen([*zo, "bench", str(path)], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    ledger, sizes, patience = cell / "run/policy-0/ledger.zo", set[int](), time.monotonic() + 300
+    while len(sizes) < 3:  # its head, and steps
+        assert suite.poll() is None
+        assert time.monotonic() < patience, "the cell never trained"
+        time.sleep(0.1)
+        sizes |= {ledger.stat().st_size} if ledger.exists() else set()
+    os.killpg(suite.pid, signal.SIGINT)  # as a terminal does: to the suite and whoever is in its group
+    said = suite.communicate(timeout=120)[1]
+    assert suite.returncode == 130
+    assert "stopped; the same command goes on" in said
+    assert "leaked" not in said, "semaphores of a cell that was killed"
+    assert not (cell / RESULT).exists()
+    assert (cell / "run/policy-0").is_dir()
 
 
 @pytest.mark.slow

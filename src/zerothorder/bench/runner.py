@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 _CALM = {"TOKENIZERS_PARALLELISM": "false"}
 _ASKED_EVERY = 0.1
+_PATIENCE = 20.0
+"""Seconds that a cell has to save what it did."""
 
 
 def check_suite(suite: Suite, folder: Path, any_commit: bool = False) -> list[Cell]:
@@ -86,6 +88,8 @@ def run_suite(
             for process in running.values():
                 process.terminate()
             for process in running.values():
+                process.join(_PATIENCE)
+                process.kill()
                 process.join()
     return failed
 

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
 
 from zerothorder.bench.results import read_result, write_result
 from zerothorder.bench.suite import read_suite
@@ -25,7 +26,7 @@ def run_cell(suite: Path, name: str, folder: Path, surroundings: Mapping[str, st
     import torch
 
     os.environ.update(surroundings)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _hear_once()
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     whole = read_suite(suite)
     cell = whole.cell(name)
@@ -48,6 +49,22 @@ def run_cell(suite: Path, name: str, folder: Path, surroundings: Mapping[str, st
     except Exception:  # noqa: BLE001 - the log is where it is read
         traceback.print_exc()
         sys.exit(1)
+
+
+def _hear_once() -> None:
+    """SIGINT and SIGTERM are one Ctrl-C. A terminal sends the first to suite and cells, the suite the second to each
+    cell; saving, which the one began, is not to be ended by the other."""
+    asked = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if not asked:
+            asked = True
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    # by way of SIGINT, which waits while weights are exchanged
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
 
 
 def _end_with_the_parent() -> None:
