@@ -19,6 +19,12 @@ class Key:
         return int.from_bytes(hashlib.blake2b(data, digest_size=8, key=run_key).digest(), "little")
 
 
+def named_seed(seed: int, name: str) -> int:
+    """31 bits for another library's generator: of the user's seed, and of what is drawn there."""
+    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=4, person=b"zerothorder/part").digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
 def run_key(seed: int) -> bytes:
     """16 bytes that name a run, from the user's seed."""
     return hashlib.blake2b(str(seed).encode(), digest_size=16, person=b"zerothorder/run").digest()

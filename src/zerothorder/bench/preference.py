@@ -1,5 +1,6 @@
 """A cell of preference optimisation: a policy trained on a text task, looked at before and after."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,8 @@ class Preference(Refinement):
     `first`, the others by `then`; reward models by `fit`.
 
     With the reward "fitted" a reward model is fitted in `fits` steps to the references against those of the next
-    prompt. Of DPO these pairs are the data, and a step has as many rows as RLOO's has completions.
+    prompt. Of DPO these pairs are the data, and a step has as many rows as RLOO's has completions; its reference is
+    asked in every step, so that what it takes is counted.
     """
 
     page: ClassVar[str] = "zerothorder.bench.preference_page"
@@ -34,7 +36,7 @@ class Preference(Refinement):
     model: str = "smollm2-135m"
     objective: str = "rloo"
     first: Mapping[str, Any] = field(default_factory=lambda: {"recipe": "adamw"})
-    then: Mapping[str, Any] = field(default_factory=lambda: {"recipe": "zopro"})
+    then: Mapping[str, Any] = field(default_factory=lambda: {"recipe": "zopro", "lr": 1.0, "eps": 1.0})
     fit: Mapping[str, Any] = field(default_factory=lambda: {"recipe": "adamw"})
     rounds: int = 1
     updates: int = 60
@@ -60,16 +62,18 @@ class Preference(Refinement):
         train = self.rows(tokenizer, "train", self.train_rows)
         test = self.rows(tokenizer, self.split, self.test_rows)
         truth = self.measured(kind)
-        start = look(model, tokenizer, test, truth, self.tokens)
+
+        def looked(policy: Any) -> Look:
+            return look(policy, tokenizer, test, truth, self.tokens, seed=seed, samples=self.test_samples)
+
+        start = looked(model)
         del model  # before the stages load their own
-
-        def looked(stage: Path) -> Look:
-            return look(kind.adapted(kind.load(self.model)[0], stage), tokenizer, test, truth, self.tokens)
-
+        resumed = (folder / "run").exists()
         stages = self._dpo(folder / "run", kind, train) if self.objective == "dpo" else None
         if stages is None:
             stages = self._rounds(folder / "run", kind, train, truth)
-        looks = [looked(stage) for stage, _ in stages if stage.name.startswith("policy")]
+        policies = [stage for stage, _ in stages if stage.name.startswith("policy")]
+        looks = [looked(kind.adapted(kind.load(self.model)[0], stage)) for stage in policies]
         kept = folder / "ledgers"
         kept.mkdir(exist_ok=True)
         for stage, _ in stages:
@@ -78,15 +82,20 @@ class Preference(Refinement):
             "before": start.to_dict(),
             "after": looks[-1].to_dict(),
             "rewards": [{"reward": own.reward, "spread": own.spread} for own in looks],
-            "curve": curve([(stage.name, told_of) for stage, told_of in stages]),
+            "curve": curve([(stage.name, told_of) for stage, told_of in stages], self._shown(truth)),
             "tokens": sum(_counted(told_of, "tokens") for _, told_of in stages),
             "forwards": sum(_counted(told_of, "forwards") for _, told_of in stages),
-            "memory": max(0, resident() - began_with),
+            "memory": None if resumed else max(0, resident() - began_with),
         }
+
+    def _shown(self, truth: Reward) -> str:
+        """What the trainer calls the reward that curves show: of a fitted one, whose scale is its own, the truth."""
+        return f"rewards/{truth.__name__}/mean" if self.reward == FITTED else "reward"
 
     def _dpo(self, folder: Path, kind: Adapters, train: answers.Asked) -> list[tuple[Path, dict[str, Any]]]:
         model, tokenizer = kind.load(self.model)
         stage = folder / "policy-0"
+        kind = dataclasses.replace(kind.of(stage.name), args={**kind.args, "precompute_ref_log_probs": False})
         trainer = kind.train("dpo", stage, model, tokenizer, answers.pairs(train), method(self.first), self.updates)
         return [(stage, told(trainer))]
 
@@ -110,13 +119,14 @@ def method(given: Mapping[str, Any]) -> Method:
     return name, settings
 
 
-def curve(stages: Sequence[tuple[str, Mapping[str, Any]]]) -> list[dict[str, float]]:
+def curve(stages: Sequence[tuple[str, Mapping[str, Any]]], reward: str = "reward") -> list[dict[str, float]]:
     """A row an update of a policy, stages (name, what its file says) one after the other: tokens, seconds of the
     processor (its one thread is not stretched by what else the machine does), and what the trainer said of its
-    completions. Reward models have no rows, and their tokens and seconds go before the next policy's."""
+    completions, whose reward it calls `reward`. Reward models have no rows; their tokens and seconds go before the next
+    policy's."""
     found: list[dict[str, float]] = []
     tokens = seconds = 0.0
-    names = {"reward": "reward", "kl": "kl", "completions/mean_length": "length", "loss": "loss"}
+    names = {reward: "reward", "kl": "kl", "completions/mean_length": "length", "loss": "loss"}
     for name, stage in stages:
         drawn = stage.get("drawn", {})
         tokens, seconds = tokens + drawn.get("tokens", 0), seconds + drawn.get("cpu_seconds", 0.0)

@@ -12,9 +12,11 @@ from zerothorder.report.standalone import lines
 from zerothorder.report.svg import SERIES
 from zerothorder.report.text import duration
 
-_HOW = """Before and after are of prompts that training does not see, one completion each. Tokens are all that went
-through the policy, generation included, and through reward models, fitting and judging included; time is the
-processor's, one thread; memory what the process held at most, less what it held before it loaded the model.
+_HOW = """Before and after are of prompts that training does not see; each seed samples its own completions, of the same
+prompts for all methods. ± is the standard error over seeds; of one seed there is none. Tokens are all that went through
+the policy, generation and the reference included, and through reward models, fitting and judging included; time is the
+processor's, one thread; memory what the process held at most, less what it held before it loaded the model, of runs
+that were not stopped in between.
 """
 _SHOWN = 3
 """Texts of a task that the page shows, of the first seed."""
@@ -65,10 +67,15 @@ def _table(own: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
                 mean([r["after"]["kl"] for r in runs], 2), mean([r["after"]["length"] for r in runs], 1),
                 f"{statistics.fmean(r['tokens'] for r in runs) / 1e3:.0f} k",
                 duration(statistics.fmean(r["curve"][-1]["seconds"] for r in runs)),
-                f"{statistics.fmean(r['memory'] for r in runs) / 2**20:.0f} MiB",
+                _memory(runs),
             )
         )  # fmt: skip
     return markdown(head, rows)
+
+
+def _memory(runs: Sequence[Mapping[str, Any]]) -> str:
+    known = [r["memory"] for r in runs if r["memory"] is not None]
+    return f"{statistics.fmean(known) / 2**20:.0f} MiB" if known else "–"
 
 
 def _rounds(own: Mapping[str, Sequence[Mapping[str, Any]]]) -> Generator[str]:

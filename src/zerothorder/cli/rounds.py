@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 GROUPS: Mapping[str, Sequence[str]] = {
     "run": ("model", "output", "dtype", "seed"),
-    "task": ("data", "prompt", "reference", "reward", "truth", "train_rows", "test_rows", "split"),
+    "task": ("data", "prompt", "reference", "reward", "truth", "train_rows", "test_rows", "test_samples", "split"),
     "rounds": ("rounds", "updates", "fits", "first", "then", "fit", "sft", "average", "doubtful"),
     "update": ("prompts", "samples", "tokens", "longest", "beta", "rank"),
     "printing": ("quiet", "json"),
@@ -31,7 +31,7 @@ class RoundsConfig(Refinement):
     """Train a policy's LoRA adapter by RLOO in rounds, each guided by what the last one and the reward model moved.
 
     OUTPUT/policy-0, policy-1, …: an adapter and its ledger each; also sft and reward-N where they are asked for. The
-    same command goes on where it was stopped. A method is a recipe and its settings: --then zopro lr=10 eps=0.1.
+    same command goes on where it was stopped. A method is a recipe and its settings: --then zopro lr=1 eps=1.
     """
 
     output: Path
@@ -40,7 +40,7 @@ class RoundsConfig(Refinement):
     """Begin with supervised fine-tuning on the references; what it leads to is the reference policy of all rounds."""
     first: tuple[str, ...] = ("adamw",)
     """Method of the first policy; of the paper, by backpropagation: spsa lr=… needs none."""
-    then: tuple[str, ...] = ("zopro",)
+    then: tuple[str, ...] = ("zopro", "lr=1", "eps=1")
     """Method of the later policies."""
     fit: tuple[str, ...] = ("adamw",)
     """Method of SFT and of reward models; the same."""
@@ -74,7 +74,8 @@ def main(words: Sequence[str]) -> int:
             doubtful=asked.doubtful, say=out.note, progress=out.progress,
         )  # fmt: skip
         out.progress("starting", 1, 1)
-        before = None if test is None else look(model, tokenizer, test, truth, asked.tokens)
+        looks = {"seed": asked.seed, "samples": asked.test_samples}
+        before = None if test is None else look(model, tokenizer, test, truth, asked.tokens, **looks)
         del model
         try:
             last = run.run()
@@ -83,7 +84,8 @@ def main(words: Sequence[str]) -> int:
             raise
         after = None
         if test is not None:
-            after = look(kind.adapted(kind.load(run.base)[0], last), tokenizer, test, truth, asked.tokens)
+            policy = kind.adapted(kind.load(run.base)[0], last)
+            after = look(policy, tokenizer, test, truth, asked.tokens, **looks)
         found = {"before": before and before.to_dict(), "after": after and after.to_dict()}
         shown = _shown(asked.split, before, after) if before and after else ()
         out.result({"output": str(asked.output), "policy": str(last), **found}, *shown, f"policy: {last}")
@@ -92,7 +94,7 @@ def main(words: Sequence[str]) -> int:
 
 def _checked(asked: RoundsConfig) -> list["Method"]:
     """The methods. UsageError for numbers that no run can have, a folder of something else, and an unknown method."""
-    for name in ("rounds", "updates", "fits", "prompts", "tokens", "longest", "rank", "train_rows"):
+    for name in ("rounds", "updates", "fits", "prompts", "tokens", "longest", "rank", "train_rows", "test_samples"):
         if getattr(asked, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} is {getattr(asked, name)}; it must be 1 or more")
     if asked.samples < 2:

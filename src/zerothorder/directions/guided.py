@@ -1,7 +1,9 @@
 """Directions of a given length beside a given vector and off another: what a guided search draws from."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +21,14 @@ from zerothorder.state import State
 _REMEMBERED = 1 << 14
 
 
+class _Known(NamedTuple):
+    """Numbers, and the vectors they are of: held, so that no other tensor can come to lie where they lay."""
+
+    along: Tensor
+    off: Tensor | None
+    values: tuple[float, float]
+
+
 @dataclass(frozen=True)
 class Guided:
     """z = ‖along‖ · u/‖u‖ a tensor, u = w - ⟨off, w⟩ off for a draw w of `law`; a key tagged `along` is that vector.
@@ -34,8 +44,8 @@ class Guided:
     along: str = "mu"
     off: str = "v"
     dense: Dense = field(init=False, repr=False, compare=False)
-    _known: dict[tuple[int, Key | None, int], tuple[float, float]] = field(
-        init=False, repr=False, compare=False, default_factory=dict[tuple[int, Key | None, int], tuple[float, float]]
+    _known: dict[tuple[int, Key | None], "_Known"] = field(
+        init=False, repr=False, compare=False, default_factory=dict[tuple[int, Key | None], "_Known"]
     )
 
     def __post_init__(self) -> None:
@@ -65,18 +75,29 @@ class Guided:
     def _scales(self, site: Site, term: Key, state: State) -> tuple[float, float]:
         """(s, s·⟨off, w⟩) with s = ‖along‖/‖u‖, so that z = s·w - s·⟨off, w⟩·off."""
         self._needs(site, state)
-        mu = state.tensor(self.along, site.name)
-        at = (site.id, term, id(mu))
-        if at not in self._known:
-            if len(self._known) > _REMEMBERED:
-                self._known.clear()
+
+        def made() -> tuple[float, float]:
             if site.numel != torch.Size(site.shape).numel():
                 raise UsageError(f"{site.name} is a shard; a guided direction needs whole tensors, for their norms")
-            length = self._length(site, mu)
+            length, _ = self._once(site, None, state, lambda: (self._length(site, state), 0.0))
             inner, square = self._draw(site, term, state)
             scale = length / math.sqrt(square) if square > 0 else 0.0
-            self._known[at] = (scale, scale * inner)
-        return self._known[at]
+            return scale, scale * inner
+
+        return self._once(site, term, state, made)
+
+    def _once(
+        self, site: Site, term: Key | None, state: State, made: Callable[[], tuple[float, float]]
+    ) -> tuple[float, float]:
+        """What `made` gives, again only where one of the vectors is another now."""
+        along = state.tensor(self.along, site.name)
+        off = state.tensor(self.off, site.name) if state.has(self.off, site.name) else None
+        known = self._known.get((site.id, term))
+        if known is None or known.along is not along or known.off is not off:
+            if len(self._known) > _REMEMBERED:
+                self._known.clear()
+            known = self._known[site.id, term] = _Known(along, off, made())
+        return known.values
 
     def _needs(self, site: Site, state: State) -> None:
         if not state.has(self.along, site.name):
@@ -85,13 +106,9 @@ class Guided:
                 f"recipe's setting {self.along!r}, or attach it (zerothorder.recipes.zopro.guide)"
             )
 
-    def _length(self, site: Site, mu: Tensor) -> float:
-        at = (site.id, None, id(mu))
-        if at not in self._known:
-            flat = mu.reshape(-1)
-            parts = [ordered_dot(flat[local], flat[local]) for local, _ in site.chunks()]
-            self._known[at] = (math.sqrt(_sum(parts)), 0.0)
-        return self._known[at][0]
+    def _length(self, site: Site, state: State) -> float:
+        flat = state.tensor(self.along, site.name).reshape(-1)
+        return math.sqrt(_sum([ordered_dot(flat[local], flat[local]) for local, _ in site.chunks()]))
 
     def _draw(self, site: Site, term: Key, state: State) -> tuple[float, float]:
         """(⟨off, w⟩, ‖w - ⟨off, w⟩ off‖²), chunk by chunk."""

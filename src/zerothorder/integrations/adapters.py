@@ -1,5 +1,7 @@
 """One stage of training: a trainer of TRL, a recipe, and an adapter that begins somewhere and is kept."""
 
+import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,9 @@ from zerothorder.data.adapters import write_adapter
 from zerothorder.data.quiet import need
 from zerothorder.errors import UsageError
 from zerothorder.integrations.trl import AIMS, mixed
+from zerothorder.key import named_seed
+
+_log = logging.getLogger(__name__)
 
 Method = tuple[str, Mapping[str, Any]]
 """A recipe's name and its settings."""
@@ -34,6 +39,18 @@ class Adapters:
     stops: Sequence[str] = ("\n",)
     seed: int = 0
 
+    def of(self, stage: str) -> "Adapters":
+        """With a seed of the stage's own, by name: directions, order of rows and samples are those of no other."""
+        return dataclasses.replace(self, seed=named_seed(self.seed, stage))
+
+    @property
+    def prompts(self) -> int:
+        """Prompts that an update of RLOO sees."""
+        fields = mixed("rloo")[1].__dataclass_fields__
+        names = ("per_device_train_batch_size", "gradient_accumulation_steps", "num_generations")
+        rows, batches, samples = (self.args.get(name, fields[name].default) for name in names)
+        return rows * batches // samples
+
     def load(self, name: str, head: int | None = None) -> tuple[Any, Any]:
         """(model, tokenizer) of a name or folder; `head` 1 for one that scores."""
         loaded = load_model(name, self.dtype, head=head)
@@ -42,9 +59,7 @@ class Adapters:
         if head is None:
             own = model.generation_config.eos_token_id
             ends = [own] if isinstance(own, int) else list(own or ())
-            for text in self.stops:
-                ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-                ends += ids if len(ids) == 1 else []
+            ends += _holding(tokenizer, self.stops)
             model.generation_config.eos_token_id = sorted({*ends, tokenizer.eos_token_id})
         return model, tokenizer
 
@@ -63,7 +78,10 @@ class Adapters:
         name, settings = method
         recipe: Any = catalogue.build(name, "lora", **settings)
         constant = recipe.schedule == "constant"  # as transformers calls it, it has no warm-up
-        given = {**AIMS[objective].defaults, "max_completion_length": self.tokens, **self.args}
+        given = {**AIMS[objective].defaults, "max_completion_length": self.tokens}
+        if model.can_generate():  # TRL 1.10 knows the tokenizer's end alone
+            given["generation_kwargs"] = {"eos_token_id": model.generation_config.eos_token_id}
+        given |= self.args
         given |= {
             "output_dir": str(folder), "max_steps": updates, "seed": self.seed, "disable_tqdm": True,
             "use_cpu": not torch.cuda.is_available(), "learning_rate": recipe.lr, "weight_decay": recipe.weight_decay,
@@ -97,6 +115,17 @@ class Adapters:
         found = peft.get_peft_model(model, peft.PeftConfig.from_pretrained(str(folder)))
         put(found, load_file(folder / ADAPTER))
         return found.eval()
+
+
+def _holding(tokenizer: Any, texts: Sequence[str]) -> list[int]:
+    """Tokens that hold one of the texts: a line's end is part of several."""
+    ids = range(len(tokenizer))
+    pieces = tokenizer.batch_decode([[own] for own in ids]) if texts else []
+    found = {text: [own for own, piece in zip(ids, pieces, strict=True) if text in piece] for text in texts}
+    for text, own in found.items():
+        if not own:
+            _log.warning("no token holds %r, which is to end completions; they end without it", text)
+    return sorted({own for many in found.values() for own in many})
 
 
 def generating(prompts: int, samples: int, beta: float) -> dict[str, Any]:

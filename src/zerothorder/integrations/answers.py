@@ -42,6 +42,12 @@ def prompts(asked: Asked) -> Any:
     return need("datasets", "prompts").Dataset.from_dict({name: list(values) for name, values in asked.items()})
 
 
+def share(rows: Any, number: int, size: int) -> Any:
+    """The `number`-th part of `size` rows of a data set, which begins again where it ends."""
+    count = len(rows)
+    return rows.select([at % count for at in range(number * size, number * size + min(size, count))])
+
+
 def pairs(asked: Asked) -> Any:
     """TRL's preference rows: the reference against that of the next prompt."""
     others = [*asked["reference"][1:], *asked["reference"][:1]]

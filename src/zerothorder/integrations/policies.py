@@ -1,6 +1,7 @@
 """What a policy says: completions drawn from it, what a reward thinks of them, how far it is from its reference."""
 
 import dataclasses
+import math
 import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ import torch
 
 from zerothorder.data.quiet import need
 from zerothorder.errors import UsageError
+from zerothorder.key import named_seed
 from zerothorder.objectives.head import packed_head_input
 from zerothorder.objectives.sequences import answer_nll, device_of
 
@@ -22,8 +24,8 @@ Judge = Callable[[Sequence[str], Sequence[tuple[str, str]], Mapping[str, Sequenc
 
 @dataclass(frozen=True)
 class Look:
-    """A policy on some prompts. `kl`: mean of Σ_t log p(y_t) - log p_reference(y_t) over drawn y, nats a completion;
-    `length` in tokens; `texts`: (prompt, completion) of the first few."""
+    """A policy on some prompts. `spread`: standard error of the reward, over prompts; `kl`: mean of Σ_t log p(y_t) -
+    log p_reference(y_t) over drawn y, nats a completion; `length` in tokens; `texts`: (prompt, completion) of some."""
 
     reward: float
     spread: float
@@ -68,16 +70,20 @@ def _read(model: Any, tokenizer: Any, texts: Sequence[str], **how: Any) -> dict[
 
 def look(
     model: Any, tokenizer: Any, rows: Mapping[str, Sequence[Any]], reward: Reward, tokens: int, *, seed: int = 0,
-    shown: int = 5,
+    samples: int = 1, shown: int = 5,
 ) -> Look:  # fmt: skip
-    """One completion a prompt at temperature 1. Reference: the model without its adapter (none: `kl` is 0)."""
+    """`samples` completions a prompt at temperature 1, KL and texts of the first ones. Reference: the model without its
+    adapter (none: `kl` is 0)."""
     prompts = list(rows["prompt"])
     was = model.training
     model.eval()
     try:
-        drawn = draw(model, tokenizer, prompts, tokens, seed=seed)
-        texts = [tokenizer.decode(ids, skip_special_tokens=True) for _, ids in drawn]
-        values = [float(value) for value in reward(completions=texts, **columns(rows))]
+        said = [
+            draw(model, tokenizer, prompts, tokens, seed=named_seed(seed, f"look-{again}")) for again in range(samples)
+        ]
+        texts = [[tokenizer.decode(ids, skip_special_tokens=True) for _, ids in drawn] for drawn in said]
+        scores = [reward(completions=own, **columns(rows)) for own in texts]
+        values, drawn = [statistics.fmean(map(float, own)) for own in zip(*scores, strict=True)], said[0]
         without, kl = getattr(model, "disable_adapter", None), torch.zeros(1)
         if without is not None:
             kl = _log_probability(model, tokenizer, drawn)
@@ -89,8 +95,8 @@ def look(
         statistics.fmean(values),
         statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0,
         float(kl.mean()),
-        statistics.fmean(len(ids) for _, ids in drawn),
-        tuple(zip(prompts[:shown], texts[:shown], strict=True)),
+        statistics.fmean(len(ids) for drawn in said for _, ids in drawn),
+        tuple(zip(prompts[:shown], texts[0][:shown], strict=True)),
     )
 
 
@@ -123,6 +129,9 @@ def scored_by(model: Any, tokenizer: Any, rows: int = 16) -> Reward:
                     texts = [prompt + completion + (tokenizer.eos_token or "") for prompt, completion in pairs]
                     batch = _read(model, tokenizer, texts)
                     found += model(**batch).logits[:, 0].float().tolist()
+            for number, score in enumerate(found):
+                if not math.isfinite(score):
+                    raise UsageError(f"the reward model gives {score} for completion {number}: {completions[number]!r}")
         finally:
             model.train(was)
         return found

@@ -52,6 +52,8 @@ class Refinement:
     """Prompts to train on, at most."""
     test_rows: int = 128
     """Prompts that are looked at before and after; 0 for none."""
+    test_samples: int = 4
+    """Completions of each that are looked at."""
     split: Literal["dev", "test"] = "dev"
     """Of which split they are: dev while settings are tried, test once."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
@@ -92,7 +94,7 @@ class Refinement:
         given: dict[str, Any] = {"reward": truth, "named": {"reward": self.reward}}
         if self.reward == FITTED:
             names = {"reward": self.reward, "judge": self.truth}
-            given = {"pairs": answers.pairs(train), "judge": by_reward(truth), "named": names}
+            given = {"pairs": answers.pairs(train), "judge": by_reward(truth), "measure": truth, "named": names}
         return Rounds(
             folder, self.model, answers.prompts(train), **given,
             demonstrations=answers.demonstrations(train) if demonstrated else None, rounds=self.rounds, first=first,

@@ -19,7 +19,10 @@ from zerothorder.data.quiet import need
 from zerothorder.errors import UsageError
 from zerothorder.execution.meter import Meter
 from zerothorder.integrations.adapters import ADAPTER, START, Adapters, Method, told
+from zerothorder.integrations.answers import share
 from zerothorder.integrations.policies import Judge, Reward, columns, draw, pairs_of, scored_by
+from zerothorder.integrations.trl import check_rows
+from zerothorder.key import named_seed
 from zerothorder.ledger.attachments import write_durably
 from zerothorder.ledger.lock import claimed
 from zerothorder.recipes.zopro import difference, guide
@@ -36,9 +39,12 @@ class Rounds:
     In `output`, each a folder with its ledger: `sft` (where there are `demonstrations`; merged into the base, it is the
     reference of all rounds), `reward-0` (fitted to `pairs`), `policy-0`, and for i = 1, 2, …: `reward-i`, `policy-i`.
     reward-i is reward-(i-1) fitted to what a `judge` says of two completions a prompt, of the `doubtful` share of
-    prompts whose scores are nearest 0; `average` a of reward-(i-1) is kept. From round 1 on the recipe gets, as
-    attachments of its ledger, mu = what policy-(i-1) moved by and v = reward-i - reward-(i-1); with a given `reward`
-    there are no reward models and no v. Every stage starts from the adapter of the last of its kind.
+    prompts whose scores are nearest 0; `average` a of reward-(i-1) is kept. Policy-i sees the next prompts, reward-i
+    those of policy-(i-1); all begin again where the prompts end. Each stage has a seed of its own, and from round 1 on
+    the recipe gets, as attachments of its ledger, mu = what policy-(i-1) moved by and v = reward-i - reward-(i-1); with
+    a given `reward` there are no reward models and no v. Every stage starts from the adapter of the last of its kind.
+
+    `measure` is looked at beside the reward, in the trainer's log as rewards/NAME/mean, and changes nothing.
 
     `named` says by what name reward and judge go, so that a run is not gone on with another one; stages of different
     settings are never mixed. In a stage's `stage.json`: rows and tokens through the model (and the reward model, while
@@ -67,6 +73,7 @@ class Rounds:
     fits: int = 20
     average: float = 0.0
     doubtful: float = 0.6
+    measure: Reward | None = None
     kind: Adapters = field(default_factory=Adapters)
     named: Mapping[str, str] = field(default_factory=dict[str, str])
     say: Callable[[str], None] = _log.info
@@ -79,6 +86,8 @@ class Rounds:
             raise UsageError("rounds need a reward, or pairs to fit a reward model to; give reward= or pairs=")
         if self.reward is None and self.rounds > 1 and self.judge is None:
             raise UsageError("a reward model that learns again each round needs a judge; give judge=, or rounds=1")
+        if self.pairs is not None:
+            check_rows("reward", self.pairs, "pairs")
         if not 0 <= self.average < 1:
             raise UsageError(f"average is {self.average:g}; it is the share of the old reward model, from 0 to below 1")
 
@@ -109,7 +118,7 @@ class Rounds:
         began = time.perf_counter()
         self.say(f"{name} begins")
         found = make(folder) | {"seconds": round(time.perf_counter() - began, 1)}
-        (folder / _DONE).write_text(json.dumps(found, indent=1) + "\n")
+        write_durably(folder / _DONE, (json.dumps(found, indent=1) + "\n").encode())
         self.say(f"{name} is done in {found['seconds']:.0f} s")
         gc.collect()
 
@@ -136,7 +145,9 @@ class Rounds:
             judged = self._judged(number, meter)
             drawn = {"forwards": meter.examples, "tokens": meter.tokens, "cpu_seconds": time.process_time() - worked}
             write_durably(folder / _DRAWN, json.dumps(drawn).encode())
-            judged.to_json(made)
+            part = made.with_suffix(".part")
+            judged.to_json(part)
+            part.replace(made)
         pairs = need("datasets", "preference rows").Dataset.from_json(str(made))
         found = self._fit(folder, pairs, before)
         if self.average:
@@ -150,9 +161,9 @@ class Rounds:
             raise UsageError("a reward model that learns again needs a judge; give judge=")
         model, tokenizer = self.kind.load(self.base)
         policy = self.kind.adapted(model, self.output / f"policy-{number - 1}")
-        rows = self.prompts[:]
+        rows = self._share(number - 1)[:]
         prompts = list(rows["prompt"])
-        seeds = (2 * number, 2 * number + 1)
+        seeds = [named_seed(self.kind.seed, f"judged-{number}/{answer}") for answer in range(2)]
         with meter.watching(policy):
             drawn = [draw(policy, tokenizer, prompts, self.kind.tokens, temperature=0.7, seed=seed) for seed in seeds]
         first, second = ([tokenizer.decode(ids, skip_special_tokens=True) for _, ids in own] for own in drawn)
@@ -171,15 +182,21 @@ class Rounds:
         model, tokenizer = self.kind.load(self.base)
         reward = self.reward or self._reward(f"reward-{number}")
         method, start, begin = (self.first, None, None) if not number else (self.then, *self._guided(number))
+        watched = {} if self.measure is None else {"reward_weights": [1.0, 0.0]}
         trainer = self._train(
-            "rloo", folder, model, tokenizer, self.prompts, method, self.updates, start=start, begin=begin,
-            reward_funcs=reward,
+            "rloo", folder, model, tokenizer, self._share(number), method, self.updates, start=start, begin=begin,
+            reward_funcs=reward if self.measure is None else [reward, self.measure], more=watched,
         )  # fmt: skip
         return told(trainer)
 
-    def _train(self, objective: str, folder: Path, *given: Any, **named: Any) -> Any:
+    def _share(self, number: int) -> Any:
+        """The prompts of a round."""
+        return share(self.prompts.shuffle(seed=self.kind.seed), number, self.updates * self.kind.prompts)
+
+    def _train(self, objective: str, folder: Path, *given: Any, more: Mapping[str, Any] = {}, **named: Any) -> Any:
         watch = None if self.progress is None else partial(self.progress, folder.name)
-        return self.kind.train(objective, folder, *given, watch=watch, **named)
+        kind = dataclasses.replace(self.kind.of(folder.name), args={**self.kind.args, **more})
+        return kind.train(objective, folder, *given, watch=watch, **named)
 
     def _guided(self, number: int) -> tuple[Path, Callable[[Any], None]]:
         """(the adapter to start from, what gives a run mu and v)."""
@@ -219,7 +236,7 @@ class Rounds:
             for name, value in mine.items():
                 if then.get(name) != value and name != "rounds":
                     raise UsageError(f"{self.output} was begun with {name} = {then.get(name)!r}, not {value!r}")
-        path.write_text(json.dumps(mine, indent=1) + "\n")
+        write_durably(path, (json.dumps(mine, indent=1) + "\n").encode())
 
 
 def _fingerprint(rows: Any) -> str | None:

@@ -109,6 +109,8 @@ def guide(run: "Run", mu: Mapping[str, Tensor], v: Mapping[str, Tensor] | None =
         raise UsageError("mu is zero in every tensor, so every direction would be; give an update that moved something")
     run.attach(MU, found)
     if v is None:
+        if V in run.state.tensors:  # that of an earlier mu
+            run.attach(V, {})
         return
     units: dict[str, Tensor] = {}
     for name, tensor in _fitted(v, run.space, V).items():
