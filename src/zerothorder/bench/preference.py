@@ -64,7 +64,8 @@ class Preference(Refinement):
         truth = self.measured(kind)
 
         def looked(policy: Any) -> Look:
-            return look(policy, tokenizer, test, truth, self.tokens, seed=seed, samples=self.test_samples)
+            how: dict[str, Any] = {"seed": seed, "samples": self.test_samples, "temperature": self.temperature}
+            return look(policy, tokenizer, test, truth, self.tokens, **how)
 
         start = looked(model)
         del model  # before the stages load their own

@@ -21,7 +21,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
     "run": ("model", "output", "dtype", "seed"),
     "task": ("data", "prompt", "reference", "reward", "truth", "train_rows", "test_rows", "test_samples", "split"),
     "rounds": ("rounds", "updates", "fits", "first", "then", "fit", "sft", "average", "doubtful"),
-    "update": ("prompts", "samples", "tokens", "longest", "beta", "rank"),
+    "update": ("prompts", "samples", "tokens", "temperature", "longest", "beta", "rank"),
     "printing": ("quiet", "json"),
 }
 
@@ -74,7 +74,7 @@ def main(words: Sequence[str]) -> int:
             doubtful=asked.doubtful, say=out.note, progress=out.progress,
         )  # fmt: skip
         out.progress("starting", 1, 1)
-        looks = {"seed": asked.seed, "samples": asked.test_samples}
+        looks: dict[str, Any] = {"seed": asked.seed, "samples": asked.test_samples, "temperature": asked.temperature}
         before = None if test is None else look(model, tokenizer, test, truth, asked.tokens, **looks)
         del model
         try:
@@ -97,6 +97,8 @@ def _checked(asked: RoundsConfig) -> list["Method"]:
     for name in ("rounds", "updates", "fits", "prompts", "tokens", "longest", "rank", "train_rows", "test_samples"):
         if getattr(asked, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} is {getattr(asked, name)}; it must be 1 or more")
+    if not asked.temperature > 0:
+        raise UsageError(f"--temperature is {asked.temperature:g}; completions are drawn, so it must be above 0")
     if asked.samples < 2:
         raise UsageError(f"--samples is {asked.samples}; RLOO compares completions of one prompt, so give 2 or more")
     if asked.output.exists() and any(asked.output.iterdir()) and not (asked.output / "rounds.json").exists():

@@ -30,12 +30,13 @@ ADAPTER, START = "adapter_model.safetensors", "start"
 @dataclass(frozen=True)
 class Adapters:
     """What the stages of a run share: LoRA's settings, TRL's arguments (rows, generations, logging; learning rates are
-    the recipes'), the base's dtype, completions of at most `tokens` tokens that end at one of `stops` too."""
+    the recipes'), the base's dtype, completions of at most `tokens` tokens, which end at one of `stops` too."""
 
     lora: Mapping[str, Any] = field(default_factory=lambda: {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"})
     args: Mapping[str, Any] = field(default_factory=dict[str, Any])
     dtype: str = "bfloat16"
     tokens: int = 16
+    temperature: float = 0.7
     stops: Sequence[str] = ("\n",)
     seed: int = 0
 
@@ -78,7 +79,7 @@ class Adapters:
         name, settings = method
         recipe: Any = catalogue.build(name, "lora", **settings)
         constant = recipe.schedule == "constant"  # as transformers calls it, it has no warm-up
-        given = {**AIMS[objective].defaults, "max_completion_length": self.tokens}
+        given = {**AIMS[objective].defaults, "max_completion_length": self.tokens, "temperature": self.temperature}
         if model.can_generate():  # TRL 1.10 knows the tokenizer's end alone
             given["generation_kwargs"] = {"eos_token_id": model.generation_config.eos_token_id}
         given |= self.args

@@ -52,17 +52,17 @@ def pairs(asked: Asked) -> Any:
     """TRL's preference rows: the reference against that of the next prompt."""
     others = [*asked["reference"][1:], *asked["reference"][:1]]
     rows = zip(asked["prompt"], asked["reference"], others, strict=True)
-    made = [{"prompt": p, "chosen": _said(a), "rejected": _said(b)} for p, a, b in rows if a != b]
+    made = [{"prompt": p, "chosen": _said(p, a), "rejected": _said(p, b)} for p, a, b in rows if a != b]
     return need("datasets", "preference rows").Dataset.from_list(made)
 
 
 def demonstrations(asked: Asked) -> Any:
     """TRL's rows for supervised fine-tuning: the reference as what is said to a prompt."""
     rows = zip(asked["prompt"], asked["reference"], strict=True)
-    made = [{"prompt": p, "completion": _said(a)} for p, a in rows]
+    made = [{"prompt": p, "completion": _said(p, a)} for p, a in rows]
     return need("datasets", "demonstrations").Dataset.from_list(made)
 
 
-def _said(answer: str) -> str:
-    """As a completion: after a space, and with the line's end that stops one."""
-    return f" {answer}\n"
+def _said(prompt: str, answer: str) -> str:
+    """As a completion: after a space, where the prompt has none, and with the line's end that stops one."""
+    return f"{answer}\n" if prompt[-1:].isspace() else f" {answer}\n"

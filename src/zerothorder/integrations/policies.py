@@ -25,7 +25,8 @@ Judge = Callable[[Sequence[str], Sequence[tuple[str, str]], Mapping[str, Sequenc
 @dataclass(frozen=True)
 class Look:
     """A policy on some prompts. `spread`: standard error of the reward, over prompts; `kl`: mean of Σ_t log p(y_t) -
-    log p_reference(y_t) over drawn y, nats a completion; `length` in tokens; `texts`: (prompt, completion) of some."""
+    log p_reference(y_t) at temperature 1 over drawn y, nats a completion; `length` in tokens; `texts`: some of (prompt,
+    completion)."""
 
     reward: float
     spread: float
@@ -70,17 +71,16 @@ def _read(model: Any, tokenizer: Any, texts: Sequence[str], **how: Any) -> dict[
 
 def look(
     model: Any, tokenizer: Any, rows: Mapping[str, Sequence[Any]], reward: Reward, tokens: int, *, seed: int = 0,
-    samples: int = 1, shown: int = 5,
+    samples: int = 1, temperature: float = 1.0, shown: int = 5,
 ) -> Look:  # fmt: skip
-    """`samples` completions a prompt at temperature 1, KL and texts of the first ones. Reference: the model without its
-    adapter (none: `kl` is 0)."""
+    """`samples` completions a prompt, KL and texts of the first ones. Reference: the model without its adapter (none:
+    `kl` is 0)."""
     prompts = list(rows["prompt"])
     was = model.training
     model.eval()
     try:
-        said = [
-            draw(model, tokenizer, prompts, tokens, seed=named_seed(seed, f"look-{again}")) for again in range(samples)
-        ]
+        seeds = [named_seed(seed, f"look-{again}") for again in range(samples)]
+        said = [draw(model, tokenizer, prompts, tokens, temperature=temperature, seed=own) for own in seeds]
         texts = [[tokenizer.decode(ids, skip_special_tokens=True) for _, ids in drawn] for drawn in said]
         scores = [reward(completions=own, **columns(rows)) for own in texts]
         values, drawn = [statistics.fmean(map(float, own)) for own in zip(*scores, strict=True)], said[0]

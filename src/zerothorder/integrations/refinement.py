@@ -44,6 +44,8 @@ class Refinement:
     """Weight of the KL divergence from the reference policy."""
     tokens: int = 16
     """New tokens of a completion, at most; it ends with its line."""
+    temperature: float = 0.7
+    """Of the softmax that completions are drawn from, and of their probabilities in training."""
     longest: int = 48
     """Prompts of more tokens are left out."""
     rank: int = 16
@@ -65,7 +67,9 @@ class Refinement:
 
         lora = {"r": self.rank, "lora_alpha": 2 * self.rank, "target_modules": "all-linear"}
         args = generating(self.prompts, self.samples, self.beta)
-        return Adapters(lora=lora, args=args, dtype=self.dtype, tokens=self.tokens, seed=seed)
+        return Adapters(
+            lora=lora, args=args, dtype=self.dtype, tokens=self.tokens, temperature=self.temperature, seed=seed
+        )
 
     def rows(self, tokenizer: Any, split: str, count: int) -> "Asked":
         """Prompts and references of a split. UsageError where no prompt is short enough."""

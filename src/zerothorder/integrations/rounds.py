@@ -163,9 +163,10 @@ class Rounds:
         policy = self.kind.adapted(model, self.output / f"policy-{number - 1}")
         rows = self._share(number - 1)[:]
         prompts = list(rows["prompt"])
+        how = self.kind.temperature
         seeds = [named_seed(self.kind.seed, f"judged-{number}/{answer}") for answer in range(2)]
         with meter.watching(policy):
-            drawn = [draw(policy, tokenizer, prompts, self.kind.tokens, temperature=0.7, seed=seed) for seed in seeds]
+            drawn = [draw(policy, tokenizer, prompts, self.kind.tokens, temperature=how, seed=seed) for seed in seeds]
         first, second = ([tokenizer.decode(ids, skip_special_tokens=True) for _, ids in own] for own in drawn)
         score = self._reward(f"reward-{number - 1}")
         others = columns(rows)
