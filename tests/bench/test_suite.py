@@ -249,6 +249,8 @@ def test_stages_of_a_curve_follow_each_other() -> None:
     again = stage | {"drawn": {"tokens": 5, "forwards": 1, "cpu_seconds": 0.5}}
     found = curve([("reward-0", stage), ("policy-0", stage), ("reward-1", again), ("policy-1", stage)])
     assert [(row["tokens"], row["seconds"]) for row in found] == [(20.0, 2.0), (45.0, 4.5)]
+    truth = {"log": [{"zo/tokens": 10, "zo/cpu_seconds": 1.0, "reward": 0.5, "rewards/rouge_l/mean": 0.25}]}
+    assert curve([("policy-0", truth)], "rewards/rouge_l/mean")[0]["reward"] == 0.25
     assert method({"recipe": "spsa", "lr": 1e-3}) == ("spsa", {"lr": 1e-3})
 
 
@@ -322,6 +324,9 @@ first = { recipe = "spsa" }
     assert len(guided["curve"]) == len(guided["rewards"]) == 2
     assert guided["rewards"][-1]["reward"] == guided["after"]["reward"]
     assert len(fitted["rewards"]) == 1, "of policies, not of reward models"
+    assert all(0 <= row["reward"] <= 1 for row in fitted["curve"]), "chrF, not the scores of the model that was fitted"
+    pairs = found["short/dpo/seed-0"]
+    assert pairs["forwards"] == 2 * 4 * 2 * (3 + 1), "updates, rows, answers; the policy's gradient, its reference"
     assert guided["tokens"] > guided["curve"][0]["tokens"] > 0
     assert guided["before"]["reward"] == found["short/dpo/seed-0"]["before"]["reward"]
     ledgers = tmp_path / "tiny/short/zopro/seed-0/ledgers"

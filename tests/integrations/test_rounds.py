@@ -1,6 +1,7 @@
 """Rounds of policy and reward model: what each stage starts from, learns from, and leaves for the next."""
 
 import json
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from trl_toys import WORDS, llama, rows, tokenizer
 from zerothorder.data import load_model
 from zerothorder.errors import UsageError
 from zerothorder.integrations.adapters import ADAPTER, START, Adapters
+from zerothorder.integrations.answers import share
 from zerothorder.integrations.policies import by_model, by_reward, draw, look, pairs_of, scored_by
 from zerothorder.integrations.rounds import Rounds
 from zerothorder.integrations.trl import mixed
+from zerothorder.key import named_seed
 from zerothorder.ledger.attachments import Attachments
 from zerothorder.ledger.reader import read
 from zerothorder.recipes.zopro import difference
@@ -107,9 +110,9 @@ def test_a_run_without_a_backward_pass_from_sft_to_the_second_policy(base: str, 
 def test_the_average_is_of_the_old_reward_model_and_the_new(base: str, tmp_path: Path) -> None:
     """Half-way between: with all of the new one kept it ends elsewhere by the share that was asked for."""
     found = {}
-    for share in (0.0, 0.5):
-        whole(base, tmp_path / str(share), average=share).run()
-        found[share] = load_file(tmp_path / str(share) / "reward-1" / ADAPTER)
+    for kept in (0.0, 0.5):
+        whole(base, tmp_path / str(kept), average=kept).run()
+        found[kept] = load_file(tmp_path / str(kept) / "reward-1" / ADAPTER)
     old = load_file(tmp_path / "0.0" / "reward-0" / ADAPTER)
     for name, tensor in found[0.5].items():
         assert torch.allclose(tensor, 0.5 * old[name] + 0.5 * found[0.0][name], atol=1e-7)
@@ -164,6 +167,9 @@ def test_a_constant_rate_warms_up(base: str, tmp_path: Path) -> None:
 def test_what_cannot_be_meant_is_said(base: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="give reward= or pairs="):
         rounds(base, tmp_path / "run")
+    same = rows("preference", 3).map(lambda row: {"rejected": row["chosen"]})
+    with pytest.raises(UsageError, match="row 1 of pairs: chosen and rejected are the same"):
+        rounds(base, tmp_path / "run", pairs=same, judge=by_reward(variety))
     with pytest.raises(UsageError, match="needs a judge"):
         rounds(base, tmp_path / "run", pairs=rows("preference", 8))
     with pytest.raises(UsageError, match="average is 1"):
@@ -184,9 +190,15 @@ def test_a_look_is_the_reward_of_drawn_completions_and_a_new_adapter_is_its_refe
     before = torch.random.get_rng_state()
     found = look(model, loaded.tokenizer, prompts, variety, 4, seed=3)
     assert torch.equal(before, torch.random.get_rng_state())
-    drawn = draw(model, loaded.tokenizer, prompts["prompt"], 4, seed=3)
-    texts = [loaded.tokenizer.decode(ids, skip_special_tokens=True) for _, ids in drawn]
+    seeds = [named_seed(3, f"look-{again}") for again in range(2)]
+    many = [draw(model, loaded.tokenizer, prompts["prompt"], 4, seed=seed) for seed in seeds]
+    said = [[loaded.tokenizer.decode(ids, skip_special_tokens=True) for _, ids in drawn] for drawn in many]
+    drawn, texts = many[0], said[0]
     assert found.reward == pytest.approx(sum(variety(texts)) / 8)
+    both = look(model, loaded.tokenizer, prompts, variety, 4, seed=3, samples=2)
+    means = [(one + other) / 2 for one, other in zip(*map(variety, said), strict=True)]
+    assert (both.reward, both.spread) == pytest.approx((sum(means) / 8, statistics.stdev(means) / 8**0.5))
+    assert both.texts == found.texts
     assert found.texts == tuple(zip(prompts["prompt"][:5], texts[:5], strict=True))
     assert found.kl == pytest.approx(0, abs=1e-5)
     assert found.length == sum(len(ids) for _, ids in drawn) / 8
@@ -195,6 +207,47 @@ def test_a_look_is_the_reward_of_drawn_completions_and_a_new_adapter_is_its_refe
             if "lora_B" in name:
                 parameter.fill_(20.0)
     assert look(model, loaded.tokenizer, prompts, variety, 4).kl > 0.001
+
+
+def test_rounds_differ_in_prompts_directions_and_samples(base: str, tmp_path: Path) -> None:
+    """A second round on the first one's prompts, samples and directions would search the same few vectors again."""
+    seen: dict[str, set[str]] = {}
+
+    def noted(completions: Sequence[str], prompts: Sequence[str], **others: Any) -> list[float]:
+        newest = max((tmp_path / "run").glob("policy-*"), key=lambda path: path.name).name
+        seen.setdefault(newest, set()).update(prompts)
+        return variety(completions)
+
+    rounds(base, tmp_path / "run", reward=noted, rounds=2, updates=2).run()
+    one, two = (read(tmp_path / "run" / name / "ledger.zo").header.run_key for name in ("policy-0", "policy-1"))
+    assert one != two
+    assert len(seen["policy-0"]) == len(seen["policy-1"]) == 4, "two updates of two prompts"
+    assert not seen["policy-0"] & seen["policy-1"]
+
+
+def test_prompts_begin_again_where_they_end() -> None:
+    given = rows("prompt", 5)
+    taken = [share(given, number, 3)["prompt"] for number in range(2)]
+    assert [*taken[0], *taken[1]] == [*given["prompt"], given["prompt"][0]]
+    assert list(share(given, 0, 9)["prompt"]) == list(given["prompt"]), "no more than there are"
+
+
+def test_completions_end_at_any_token_that_holds_a_stop(base: str, caplog: pytest.LogCaptureFixture) -> None:
+    model, words = Adapters(dtype="float32", stops=("w60",)).load(base)
+    assert model.generation_config.eos_token_id == [1, words("w60")["input_ids"][0]]
+    model, words = Adapters(dtype="float32", stops=("w6",)).load(base)
+    assert model.generation_config.eos_token_id == [1, *words("w6 w60")["input_ids"]]
+    assert not caplog.records
+    Adapters(dtype="float32", stops=("!",)).load(base)
+    assert "no token holds '!'" in caplog.text
+
+
+def test_a_reward_model_that_gives_no_number_is_said(base: str) -> None:
+    loaded = load_model(base, head=1)
+    with torch.no_grad():
+        loaded.model.score.weight.fill_(torch.nan)
+    with pytest.raises(UsageError, match="gives nan for completion 0: 'w4'"):
+        scored_by(loaded.model, loaded.tokenizer)(prompts=["w1 "], completions=["w4"])
 
 
 def test_completions_do_not_depend_on_their_neighbours_padding(base: str) -> None:

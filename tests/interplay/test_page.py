@@ -93,6 +93,62 @@ def test_the_command_writes_the_page_and_says_the_means(
     assert "policy and reward" in shown
 
 
+def stage(folder: Path, place: torch.Tensor, start: torch.Tensor | None = None) -> None:
+    for own, values in ((folder, place), (folder / "start", start)):
+        if values is not None:
+            own.mkdir(parents=True)
+            save_file({"base_model.model.layer.a": values}, own / "adapter_model.safetensors")
+    (folder / "stage.json").write_text("{}")
+
+
+def test_rounds_are_drawn_as_policy_and_reward_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One place at the start and one a round that is done, by number and not by letter."""
+    ways = torch.randn(2, 64, generator=torch.Generator().manual_seed(0))
+    for run in ("one", "two"):
+        for name, way in zip(("policy", "reward"), ways, strict=True):
+            for number in range(11):
+                start = torch.zeros(64) if number == 0 else None
+                stage(tmp_path / run / f"{name}-{number}", (number + 1) * way, start)
+            stage(tmp_path / run / f"{name}-11", 99 * way)
+            (tmp_path / run / f"{name}-11" / "stage.json").unlink()
+        (tmp_path / run / "rounds.json").write_text("{}")
+    assert main(["interplay", str(tmp_path / "one"), "-o", str(tmp_path / "page.html"), "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out.splitlines()[-1])["all"]
+    assert whole["successive"] == {"policy": pytest.approx([1] * 10), "reward": pytest.approx([1] * 10)}
+    assert whole["lengths"]["policy"] == pytest.approx([float(ways[0].norm())] * 11, rel=1e-4)
+    cosine = float(ways[0] @ ways[1] / ways[0].norm() / ways[1].norm())
+    assert whole["pairs"][0]["together"] == pytest.approx([cosine] * 11, abs=1e-4)
+    both = [str(tmp_path / run) for run in ("one", "two")]
+    assert main(["interplay", *both, "-o", str(tmp_path / "page.html"), "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out.splitlines()[-1])["all"]
+    assert list(whole["successive"]) == ["one policy", "one reward", "two policy", "two reward"]
+    (tmp_path / "three").mkdir()
+    (tmp_path / "three" / "rounds.json").write_text("{}")
+    assert main(["interplay", str(tmp_path / "three")]) == 2
+    assert "holds no round that is done" in capsys.readouterr().err
+
+
+def test_runs_are_told_apart_by_their_paths(
+    runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(runs[0], tmp_path / name / "run")
+    words = ["interplay", str(tmp_path / "a/run"), str(tmp_path / "b/run"), "-o", str(tmp_path / "page.html")]
+    assert main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])["all"]
+    assert list(told["successive"]) == ["a/run", "b/run"]
+    assert main(["interplay", str(runs[0]), str(runs[0])]) == 2
+    assert "named twice" in capsys.readouterr().err
+
+
+def test_the_chance_of_a_mean_is_that_of_all_its_cosines(
+    runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["interplay", str(runs[1]), "-o", str(tmp_path / "page.html")]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["reward"])
+    assert float(row.split()[-1]) == pytest.approx(2 / (3 * 64) ** 0.5, rel=0.05), "three cosines in 64 dimensions"
+
+
 def test_the_config_of_a_model_that_a_trainer_saved_is_not_the_run_s(
     runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

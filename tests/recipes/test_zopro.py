@@ -179,6 +179,25 @@ def test_a_run_is_replayed_bit_for_bit_from_its_scalars_and_two_vectors(
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
+def test_vectors_may_be_renewed_and_a_v_that_is_left_out_is_gone(tmp_path: Path) -> None:
+    """Their lengths are kept between steps; many short-lived tensors come to lie where others lay."""
+    model = Net()
+    recipe = ZOPrO(lr=1e-3, eps=1e-2, horizon=40)
+    run = Run(model, ParameterSpace.of(model), recipe, Squares(), Swap(), seed=1, path=tmp_path / "ledger.zo")
+    for step in range(20):
+        mu = {name: tensor * 1.5**step for name, tensor in vectors(model, step).items()}
+        guide(run, mu, vectors(model, 50 + step) if step % 2 else None)
+        assert any(run.state.has("v", site.name) for site in run.space) == bool(step % 2)
+        for site in run.space:
+            z = torch.zeros(site.numel)
+            run.direction.shift(z, z.clone(), site, Key("z", step, 0), 1.0, 0, run.state)
+            assert float(z.norm() / mu[site.name].norm()) == pytest.approx(1, rel=1e-4)
+        run.step(randn(5, 6, seed=step).float())
+    again = Net()
+    replay(again, tmp_path / "ledger.zo")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
 def test_mu_from_the_ledger_of_an_earlier_run_or_an_average_of_it(tmp_path: Path) -> None:
     model = Net()
     run = Run(model, ParameterSpace.of(model), SPSA(lr=1e-2, eps=1e-2), Squares(), Swap(), path=tmp_path / "ledger.zo")

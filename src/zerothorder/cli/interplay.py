@@ -1,5 +1,6 @@
 """`zo interplay RUN …`: how the weights of runs move, and against each other."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 class Interplay:
     """Cosines, angles and paths of the updates of one run, or of several over the same tensors, in weight space.
 
-    A run is the folder that `zo train` wrote, whose ledger is replayed, or one with the checkpoints of a trainer
-    (`checkpoint-N`), zeroth-order or first-order. Two runs are a policy and its reward model, or two methods.
+    A run is the folder that `zo train` wrote, whose ledger is replayed, one with the checkpoints of a trainer
+    (`checkpoint-N`), zeroth-order or first-order, or one of `zo rounds`, whose policy and reward model are drawn round
+    by round. Two runs are a policy and its reward model, or two methods.
     """
 
     runs: tuple[Path, ...]
@@ -55,7 +57,8 @@ def main(words: Sequence[str]) -> int:
 
         out.progress("starting", 1, 1)
         check_maps(asked.maps)
-        tracks = [_track(run, asked) for run in asked.runs]
+        names = _named(asked.runs)
+        tracks = [track for run in asked.runs for track in _tracks(run, names[run], asked)]
         found = look(tracks, lambda done, total: out.progress("reading tensors", done, total))
         page = write_page(found, asked.output, asked.maps)
         reports: list[Path] = []
@@ -68,8 +71,8 @@ def main(words: Sequence[str]) -> int:
         whole = drawn(found)["tensors"][0]
         told = [(run, whole["successive"][run]) for run in found.paths]
         told += [(f"{pair['first']} and {pair['second']}", pair["together"]) for pair in whole["pairs"]]
-        rows = [(name, f"{len(values)}", _mean(values), f"{2 * whole['chance']:.2g}") for name, values in told]
-        head = ("", "cosines", "mean", "chance, 2/√n")
+        rows = [(name, f"{len(values)}", *_mean(values, whole["chance"])) for name, values in told]
+        head = ("", "cosines k", "mean", "chance, 2/√kn")
         title = "each update and the one before it" + ("; the updates of two runs" if len(tracks) > 1 else "")
         shown = table(head, rows, title=title)
         made = "\n".join(map(str, (page, *reports)))
@@ -77,31 +80,56 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def _mean(values: Sequence[float | None]) -> str:
+def _mean(values: Sequence[float | None], chance: float) -> tuple[str, str]:
+    """The mean, and within what it lies when directions are independent."""
     known = [value for value in values if value is not None]
-    return f"{sum(known) / len(known):+.3f}" if known else "–"
+    return (f"{sum(known) / len(known):+.3f}", f"{2 * chance / len(known) ** 0.5:.2g}") if known else ("–", "–")
 
 
-def _track(run: Path, asked: Interplay) -> "Track":
+def _named(runs: Sequence[Path]) -> dict[Path, str]:
+    """As much of each path, from its end, as tells it from the others."""
+    whole = {run: run.resolve() for run in runs}
+    longest = max((len(path.parts) for path in whole.values()), default=0)
+    for depth in range(1, longest + 1):
+        names = {run: "/".join(path.parts[-depth:]) for run, path in whole.items()}
+        if len(set(names.values())) == len(runs):
+            return names
+    raise UsageError("a run is named twice; name each once")
+
+
+def _tracks(run: Path, name: str, asked: Interplay) -> list["Track"]:
+    """One for a run; policy and reward model of one of rounds."""
     from zerothorder.interplay.paths import Checkpoints, Replayed
 
     if not run.is_dir():
         raise UsageError(f"{run} is not a folder; name the folder of a run")
+    if (run / "rounds.json").exists():
+        found = Checkpoints.of_rounds(run)
+        several = len(asked.runs) > 1
+        return [dataclasses.replace(own, name=f"{name} {own.name}" if several else own.name) for own in found]
     base = asked.base or _base(run)
     known = base is not None
     if any(run.glob("checkpoint-*")) and not ((run / "ledger.zo").exists() and known):
-        return Checkpoints.of(run, asked.start)
+        try:
+            return [dataclasses.replace(Checkpoints.of(run, asked.start), name=name)]
+        except UsageError as error:
+            if (run / "ledger.zo").exists():
+                raise UsageError(
+                    f"{error}; or give the model it began from with --base, to replay its ledger"
+                ) from error
+            raise
     if not (run / "ledger.zo").exists():
-        raise UsageError(f"{run} holds neither ledger.zo nor checkpoint-N folders; name the folder of a run")
+        raise UsageError(
+            f"{run} holds neither ledger.zo nor checkpoint-N folders, nor rounds; name the folder of a run"
+        )
     if base is None:
         raise UsageError(f"{run} has no config.json that names its base; give it with --base")
     from zerothorder.cli.base import load_base
     from zerothorder.ledger.reader import read
 
     contents = read(run / "ledger.zo")
-    return Replayed.of(
-        run.resolve().name, load_base(base, contents, None, "cpu", False).model, run / "ledger.zo", asked.pieces
-    )
+    model = load_base(base, contents, None, "cpu", False).model
+    return [Replayed.of(name, model, run / "ledger.zo", asked.pieces)]
 
 
 def _base(run: Path) -> str | None:

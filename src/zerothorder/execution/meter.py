@@ -13,12 +13,13 @@ from zerothorder.objectives.sequences import base_model
 
 class Meter:
     """Totals since the run began: `calls` of the model, `examples` (rows) and `tokens` (padding left out). A forward
-    that is differentiated counts three times: its backward pass costs two."""
+    that is differentiated counts three times: its backward pass costs two. (What a loss computes beside it under
+    no_grad, a reference's probabilities, counts once.)"""
 
     def __init__(self) -> None:
         self.calls = self.examples = self.tokens = 0
         self._watched: list[nn.Module] = []
-        self._weight = 1
+        self._weight, self._graded = 1, False
 
     @contextmanager
     def watching(self, model: nn.Module) -> Generator[None]:
@@ -50,15 +51,16 @@ class Meter:
     @contextmanager
     def weighing(self, weight: int) -> Generator[None]:
         """Rows and tokens inside the block count `weight` times."""
-        self._weight = weight
+        self._weight, self._graded = weight, torch.is_grad_enabled()
         try:
             yield
         finally:
-            self._weight = 1
+            self._weight, self._graded = 1, False
 
     def add(self, examples: int, tokens: int = 0) -> None:
         """Count an evaluation that no module saw (a numpy function, a person)."""
-        examples, tokens = self._weight * examples, self._weight * tokens
+        weight = 1 if self._graded and not torch.is_grad_enabled() else self._weight
+        examples, tokens = weight * examples, weight * tokens
         self.calls, self.examples, self.tokens = (
             self.calls + 1,
             self.examples + examples,

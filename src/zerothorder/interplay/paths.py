@@ -60,6 +60,20 @@ class Checkpoints:
             )
         return cls(folder.name, [path for _, path in found], [step for step, _ in found])
 
+    @classmethod
+    def of_rounds(cls, folder: Path) -> list["Checkpoints"]:
+        """Policy and reward model of a run of rounds (`zo rounds`): their adapters at the start and after each round
+        that is done. UsageError where none is."""
+        found: list[Checkpoints] = []
+        for name in ("policy", "reward"):
+            done = [folder / f"{name}-{number}" for number in range(len(list(folder.glob(f"{name}-*"))))]
+            done = [stage for stage in done if (stage / "stage.json").exists()]
+            if done:
+                found.append(cls(name, [done[0] / "start", *done], range(len(done) + 1)))
+        if not found:
+            raise UsageError(f"{folder} holds no round that is done; there is no movement to look at")
+        return found
+
     @property
     def names(self) -> Sequence[str]:
         if not self._names:
