@@ -39,7 +39,8 @@ class ZOPrO:
     step, to 0 and no further; "exponential" as e^-t. `horizon` 0 means the run's steps.
 
     Its settings: ε 1e-5, lr 1e-4 falling linearly to 0, LoRA r 64 of a 1 B model, RLOO with two samples a prompt.
-    ‖z‖ = ‖mu‖, so a step moves by lr·ρ·‖mu‖ and ε is a share of the previous update, not MeZO's ε.
+    ‖z‖ = ‖mu‖, so a step moves by lr·ρ·‖mu‖ and ε is a share of the previous update, not MeZO's ε. Over a base in
+    bfloat16 small shares are lost in rounding (docs/log.md): take ε about 1 there.
 
     mu and v are attachments of the ledger: `guide(run, mu, v)`, or `mu` and `v` here as files of safetensors.
 
