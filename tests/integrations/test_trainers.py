@@ -16,6 +16,7 @@ import torch
 import zerothorder as zo
 from trl_toys import arguments, llama, rows, scorer, tokenizer
 from zerothorder.errors import LedgerError, UsageError
+from zerothorder.integrations.trainer_arguments import settle
 from zerothorder.key import Key
 from zerothorder.ledger.header import fingerprint
 from zerothorder.ledger.reader import read
@@ -78,7 +79,13 @@ KINDS = {
         _experimental("orpo", "ORPOTrainer"), "preference", {"max_length": 32}, dict, ("log_odds_ratio", "nll_loss")
     ),
     "tpo": Kind(_experimental("tpo", "TPOTrainer"), "reference", {"max_length": 32}, dict, ("rewards/margins",)),
+    "grpo": Kind(
+        lambda: trl.GRPOTrainer, "prompt", {"num_generations": 2, "max_completion_length": 5, "beta": 0.0},
+        lambda: {"reward_funcs": distinct},
+    ),
 }  # fmt: skip
+PERTURBED = [name for name in KINDS if name != "grpo"]
+"""GRPO's loss is for gradients alone."""
 
 
 def _config_of(trainer: Any) -> Any:
@@ -114,7 +121,7 @@ def logged(trainer: Any) -> list[dict[str, Any]]:
     return [row for row in trainer.state.log_history if "loss" in row]
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", PERTURBED)
 def test_a_trainer_trains_without_a_gradient_logs_as_ever_and_leaves_a_ledger(name: str, tmp_path: Path) -> None:
     trainer = made(name, tmp_path / "run")
     before = weights(trainer.model)
@@ -379,22 +386,36 @@ def test_generation_is_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "sentence"),
+    ("name", "args", "sentence"),
     [
-        ({"use_weighting": True}, "constant to a gradient but not to a perturbation"),
-        ({"fp16": True}, "fp16=True scales gradients"),
+        ("dpo", {"use_weighting": True}, "constant to a gradient but not to a perturbation.*leave it out"),
+        ("sft", {"loss_type": "dft"}, "constant to a gradient but not to a perturbation.*use loss_type 'nll'"),
+        ("dpo", {"fp16": True}, "fp16=True scales gradients"),
     ],
 )
-def test_arguments_that_cannot_be_meant_are_refused(args: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+def test_arguments_that_cannot_be_meant_are_refused(
+    name: str, args: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match=sentence):
-        made("dpo", tmp_path / "run", args=args)
+        made(name, tmp_path / "run", args=args)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("sdft", "SDFTTrainer"), ("sdpo", "SDPOTrainer"), ("iw_opd", "IWOPDTrainer"), ("bco", "BCOTrainer")],
+)
+def test_trainers_whose_loss_has_a_detached_factor_are_refused(module: str, name: str) -> None:
+    pytest.importorskip(f"trl.experimental.{module}")  # which of them there are depends on TRL's version
+    trainer = object.__new__(_experimental(module, name)())
+    trainer.args = trainer.model = None
+    with pytest.raises(UsageError, match="constant to a gradient but not to a perturbation"):
+        settle(trainer, "mezo")
+    settle(trainer, "sgd")
 
 
 def test_grpo_is_refused_with_the_reason(tmp_path: Path) -> None:
-    mixed = type("Mixed", (zo.TrainerMixin, trl.GRPOTrainer), {})
-    args = arguments(trl.GRPOConfig, tmp_path / "run", num_generations=2, max_completion_length=5)
     with pytest.raises(UsageError, match="the ratio is 1 everywhere"):
-        mixed(llama(), args=args, processing_class=tokenizer(), train_dataset=rows("prompt"), reward_funcs=distinct)
+        made("grpo", tmp_path / "run")
 
 
 def test_arguments_without_effect_are_switched_off_with_a_note(
@@ -478,13 +499,19 @@ def test_plain_transformers_trainers_take_it_too(tmp_path: Path) -> None:
     assert "zo/projected_gradient" in history[0]
 
 
-def test_adamw_is_the_trainer_s_own_run(tmp_path: Path) -> None:
-    """The baseline beside a zeroth-order run is what TRL would have done: accumulation, schedule and decay."""
-    args = {"lr_scheduler_type": "linear", "max_grad_norm": 0.0, "weight_decay": 0.1, "learning_rate": 1e-2}
-    theirs = made("dpo", tmp_path / "theirs", mixed=False, args=args)
-    ours = made("dpo", tmp_path / "ours", recipe="adamw", args=args)
-    for trainer in (theirs, ours):
-        trainer.train()
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("dpo", {}), ("dpo", {"use_weighting": True}), ("sft", {"loss_type": "dft"}), ("grpo", {})],
+    ids=["dpo", "weighted dpo", "dft", "grpo"],
+)
+def test_adamw_is_the_trainer_s_own_run(name: str, more: dict[str, Any], tmp_path: Path) -> None:
+    """The baseline beside a zeroth-order run is what TRL would have done: accumulation, schedule and decay. A gradient
+    knows what is detached, so losses that a perturbation cannot follow are had here."""
+    args = {"lr_scheduler_type": "linear", "max_grad_norm": 0.0, "weight_decay": 0.1, "learning_rate": 1e-2, **more}
+    theirs = made(name, tmp_path / "theirs", mixed=False, args=args)
+    theirs.train()  # each right after it was made, which seeds the generators
+    ours = made(name, tmp_path / "ours", recipe="adamw", args=args)
+    ours.train()
     for row, own in zip(logged(theirs), logged(ours), strict=True):
         # the lowest transformers logs no norm where nothing is clipped
         for name in {"loss", "grad_norm", "rewards/margins", "learning_rate"} & row.keys():

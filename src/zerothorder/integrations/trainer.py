@@ -64,7 +64,7 @@ class TrainerMixin:
         self._zo_resumed: int | None = None
         self._zo_began = self._zo_worked = 0.0
         super().__init__(*args, **kwargs)
-        settle(self)
+        settle(self, recipe)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As the trainer's; with a checkpoint the ledger is replayed up to its step, from the base model."""

@@ -4,7 +4,9 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from zerothorder import catalogue
 from zerothorder.errors import UsageError
+from zerothorder.recipe import Recipe
 
 _log = logging.getLogger(__name__)
 
@@ -17,12 +19,22 @@ _OFF: dict[str, tuple[Any, str]] = {
 }
 """Argument → (its value without effect, why)."""
 
+_Asked = Callable[[Any, Any], bool]
 
-def _on(name: str) -> Callable[[Any, Any], bool]:
+
+def _on(name: str) -> _Asked:
     return lambda trainer, args: bool(getattr(args, name, None))
 
 
-_REFUSED: tuple[tuple[Callable[[Any, Any], bool], str], ...] = (
+def _loss(name: str) -> _Asked:
+    return lambda trainer, args: name in _losses(args)
+
+
+def _kind(*names: str) -> _Asked:
+    return lambda trainer, args: any(kind.__name__.endswith(names) for kind in type(trainer).__mro__)
+
+
+_REFUSED: tuple[tuple[_Asked, str], ...] = (
     (_on("fp16"), "fp16=True scales gradients, of which there are none; use bf16=True, or load the model in float16"),
     (_on("deepspeed"), "DeepSpeed shards the weights, which are perturbed here; leave deepspeed out"),
     (_on("fsdp"), "FSDP shards the weights, which are perturbed here; leave fsdp out"),
@@ -30,27 +42,49 @@ _REFUSED: tuple[tuple[Callable[[Any, Any], bool], str], ...] = (
         lambda trainer, args: getattr(args, "world_size", 1) > 1 or getattr(args, "n_gpu", 1) > 1,
         "training on several devices is not supported yet; start one process with one device",
     ),
+)
+
+_FOLLOWS_ANOTHER = "that is constant to a gradient but not to a perturbation: a step would follow another function"
+_NOT_CONSTANT: tuple[tuple[_Asked, str], ...] = (
+    (_on("use_weighting"), f"use_weighting=True multiplies the loss by a weight {_FOLLOWS_ANOTHER}; leave it out"),
     (
-        _on("use_weighting"),
+        _loss("dft"),
+        f"loss_type 'dft' multiplies the loss by a probability {_FOLLOWS_ANOTHER}; use loss_type 'nll'",
+    ),
+    (
+        _kind("SDFTTrainer", "SDPOTrainer", "IWOPDTrainer"),
         (
-            "use_weighting=True multiplies the loss by weights that are constant to a gradient but not to a "
-            "perturbation: a step would follow another function; leave it out"
+            f"self-distillation on sampled tokens multiplies the loss by a log-ratio {_FOLLOWS_ANOTHER}; use "
+            "DistillationTrainer or GKDTrainer, whose divergence is a function of the weights"
         ),
     ),
     (
-        lambda trainer, args: any("GRPO" in kind.__name__ for kind in type(trainer).__mro__),
+        _kind("BCOTrainer"),
+        (
+            f"BCOTrainer subtracts a running mean of the policy's rewards {_FOLLOWS_ANOTHER}; use DPOTrainer with "
+            "loss_type 'bco_pair', or KTOTrainer"
+        ),
+    ),
+    (
+        _kind("GRPOTrainer"),
         (
             "GRPO divides by the policy's own probabilities, which move with every perturbation: the ratio is 1 "
             "everywhere and the estimate exactly 0; use RLOO, which keeps the probabilities of the generation"
         ),
     ),
 )
+"""Losses with a factor made constant by detach(), which nobody outside can tell; a gradient knows it for what it is."""
 
 
-def settle(trainer: Any, note: Callable[[str], None] = _log.warning) -> None:
+def perturbs(recipe: str | Recipe) -> bool:
+    """Whether a recipe evaluates the loss at other weights than θ; first-order ones do not."""
+    return bool((catalogue.row(recipe).recipe if isinstance(recipe, str) else recipe).tags)
+
+
+def settle(trainer: Any, recipe: str | Recipe, note: Callable[[str], None] = _log.warning) -> None:
     """Change or refuse what `trainer.args` asks for. UsageError names the argument and what to do instead."""
     args = trainer.args
-    for asked, why in _REFUSED:
+    for asked, why in (*_REFUSED, *(_NOT_CONSTANT if perturbs(recipe) else ())):
         if asked(trainer, args):
             raise UsageError(why)
     for name, (off, why) in _OFF.items():
