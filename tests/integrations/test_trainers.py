@@ -334,7 +334,7 @@ def test_rloo_generates_once_for_its_steps_and_uses_every_slice_once(tmp_path: P
         return generate(batch)
 
     def looked(model: Any, inputs: Any) -> Any:
-        used.append((trainer._step, id(inputs)))
+        used.append((trainer._step, id(inputs["completion_ids"])))
         return loss(model, inputs)
 
     trainer._generate_and_score_completions, trainer._compute_loss = counted, looked

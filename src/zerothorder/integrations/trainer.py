@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
+from copy import copy
 from typing import Any
 
 import torch
@@ -116,7 +116,8 @@ class TrainerMixin:
         own = super().compute_loss  # type: ignore[misc]
         if not self._zo_training:
             return own(model, inputs, return_outputs=return_outputs, **kwargs)
-        leaf = self._zo_optimizer.look(partial(own, model, inputs, **kwargs), self.args.device)
+        # each evaluation has a batch of its own: a loss may take the labels out of it
+        leaf = self._zo_optimizer.look(lambda: own(model, copy(inputs), **kwargs), self.args.device)
         return (leaf, {}) if return_outputs else leaf
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
