@@ -1,6 +1,8 @@
 """`TrainerMixin` before the trainers of transformers, whose loss is the model's, a smoothed one or the user's own."""
 
+import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -55,3 +57,29 @@ def test_the_loss_is_the_plain_trainer_s_at_every_point(more: dict[str, Any], ki
     (entry,) = read(tmp_path / "True" / "ledger.zo").entries
     assert not entry.skipped
     assert entry.terms[0][1] != 0
+
+
+def test_checkpointing_that_was_asked_for_is_switched_off_with_one_note(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        trainer = made(tmp_path / "run", args={"gradient_checkpointing": True})
+    assert not trainer.args.gradient_checkpointing
+    assert caplog.text.count("gradient_checkpointing is switched off") == 1
+
+
+class Acts:
+    """A trainer that acts on its arguments as it is made."""
+
+    def __init__(self, model: Any, args: Any) -> None:
+        self.model, self.args = model, args
+        self.acted = [name for name in ("use_liger_kernel", "activation_offloading") if getattr(args, name)]
+
+
+def test_what_is_switched_off_is_so_before_the_trainer_acts_on_it(caplog: pytest.LogCaptureFixture) -> None:
+    args = SimpleNamespace(per_device_train_batch_size=1, use_liger_kernel=True, activation_offloading=True)
+    with caplog.at_level(logging.WARNING):
+        trainer: Any = type("Mixed", (zo.TrainerMixin, Acts), {})(None, args)
+    assert trainer.acted == []
+    assert "use_liger_kernel is switched off" in caplog.text
+    assert "activation_offloading is switched off" in caplog.text

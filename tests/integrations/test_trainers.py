@@ -144,7 +144,7 @@ def test_a_trainer_trains_without_a_gradient_logs_as_ever_and_leaves_a_ledger(na
     )
 
 
-@pytest.mark.parametrize("name", ["sft", "dpo with its reference", "kto", "reward", "rloo"])
+@pytest.mark.parametrize("name", ["sft", "dpo with its reference", "kto", "reward", "rloo", "cpo", "orpo", "tpo"])
 def test_the_first_step_s_metrics_and_tokens_are_those_of_the_plain_trainer(name: str, tmp_path: Path) -> None:
     """Counted once, not once a forward; equal but for a perturbation of 1e-6."""
     settings = {"args": {"max_steps": 1, "gradient_checkpointing": False}}
@@ -407,10 +407,9 @@ def test_arguments_that_cannot_be_meant_are_refused(
 def test_trainers_whose_loss_has_a_detached_factor_are_refused(module: str, name: str) -> None:
     pytest.importorskip(f"trl.experimental.{module}")  # which of them there are depends on TRL's version
     trainer = object.__new__(_experimental(module, name)())
-    trainer.args = trainer.model = None
     with pytest.raises(UsageError, match="constant to a gradient but not to a perturbation"):
-        settle(trainer, "mezo")
-    settle(trainer, "sgd")
+        settle(trainer, None, "mezo")
+    settle(trainer, None, "sgd")
 
 
 def test_grpo_is_refused_with_the_reason(tmp_path: Path) -> None:
@@ -422,10 +421,24 @@ def test_arguments_without_effect_are_switched_off_with_a_note(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        trainer = made("dpo", tmp_path / "run", args={"gradient_checkpointing": True, "max_grad_norm": 0.5})
-    assert (trainer.args.gradient_checkpointing, trainer.args.max_grad_norm) == (False, 0)
-    assert "gradient_checkpointing is switched off" in caplog.text
+        trainer = made("dpo", tmp_path / "run", args={"max_grad_norm": 0.5})
+    assert trainer.args.max_grad_norm == 0
     assert "max_grad_norm is switched off" in caplog.text
+    assert "gradient_checkpointing" not in caplog.text  # TRL's default; nobody asked for it
+
+
+@pytest.mark.parametrize("model", [llama, lambda: _checkpointing(llama())], ids=["by the arguments", "by the model"])
+def test_no_activation_is_checkpointed_while_training(model: Callable[[], Any], tmp_path: Path) -> None:
+    trainer = made("sft", tmp_path / "run", model=model(), args={"gradient_checkpointing": True, "max_steps": 1})
+    seen: list[bool] = []
+    trainer.model.register_forward_pre_hook(lambda model, args: seen.append(model.is_gradient_checkpointing))
+    trainer.train()
+    assert set(seen) == {False}
+
+
+def _checkpointing(model: Any) -> Any:
+    model.gradient_checkpointing_enable()
+    return model
 
 
 def test_bfloat16_losses_and_a_small_eps_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from zerothorder import catalogue
 from zerothorder.errors import UsageError
-from zerothorder.integrations.trainer_arguments import settle
+from zerothorder.integrations.trainer_arguments import advise, given, settle
 from zerothorder.integrations.trainer_checkpoint import checkpoint, counted, ledger_at, step_of
 from zerothorder.integrations.trainer_optimizer import TrainerOptimizer, origin
 from zerothorder.ledger.header import fingerprint
@@ -63,8 +63,11 @@ class TrainerMixin:
         self._zo_training = False
         self._zo_resumed: int | None = None
         self._zo_began = self._zo_worked = 0.0
+        if (asked := given((*args, *kwargs.values()))) is not None:
+            settle(self, asked, recipe)  # before the trainer acts on them
         super().__init__(*args, **kwargs)
-        settle(self, recipe)
+        settle(self, self.args, recipe)  # those it made itself, and the model as it left it
+        advise(self.args)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As the trainer's; with a checkpoint the ledger is replayed up to its step, from the base model."""

@@ -1,7 +1,7 @@
 """Training arguments that make no sense without a backward pass: switched off with a note, or refused with why."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from zerothorder import catalogue
@@ -11,13 +11,13 @@ from zerothorder.recipe import Recipe
 _log = logging.getLogger(__name__)
 
 _NO_BACKWARD = "no backward pass keeps activations"
-_OFF: dict[str, tuple[Any, str]] = {
-    "gradient_checkpointing": (False, _NO_BACKWARD),
-    "activation_offloading": (False, _NO_BACKWARD),
-    "use_liger_kernel": (False, "its kernels compute gradients within the forward"),
-    "max_grad_norm": (0.0, "there is no gradient to clip"),
-}
-"""Argument → (its value without effect, why)."""
+_OFF: tuple[tuple[tuple[str, ...], Any, str], ...] = (
+    (("gradient_checkpointing", "activation_checkpointing"), False, _NO_BACKWARD),
+    (("activation_offloading",), False, _NO_BACKWARD),
+    (("use_liger_kernel",), False, "its kernels compute gradients within the forward"),
+    (("max_grad_norm",), 0.0, "there is no gradient to clip"),
+)
+"""(names of one argument, of which transformers' versions have one or both; its value without effect, why)."""
 
 _Asked = Callable[[Any, Any], bool]
 
@@ -81,29 +81,38 @@ def perturbs(recipe: str | Recipe) -> bool:
     return bool((catalogue.row(recipe).recipe if isinstance(recipe, str) else recipe).tags)
 
 
-def settle(trainer: Any, recipe: str | Recipe, note: Callable[[str], None] = _log.warning) -> None:
-    """Change or refuse what `trainer.args` asks for. UsageError names the argument and what to do instead."""
-    args = trainer.args
+def given(values: Iterable[Any]) -> Any | None:
+    """The training arguments among what a trainer is made with, wherever its signature has them."""
+    return next((value for value in values if hasattr(value, "per_device_train_batch_size")), None)
+
+
+def settle(trainer: Any, args: Any, recipe: str | Recipe, note: Callable[[str], None] = _log.warning) -> None:
+    """Change or refuse what `args` ask for. UsageError names the argument and what to do instead."""
     for asked, why in (*_REFUSED, *(_NOT_CONSTANT if perturbs(recipe) else ())):
         if asked(trainer, args):
             raise UsageError(why)
-    for name, (off, why) in _OFF.items():
-        if getattr(args, name, off) != off:
-            if name != "max_grad_norm" or args.max_grad_norm != _default(args, name):
-                note(f"{name} is switched off: {why}")
+    for names, off, why in _OFF:
+        on = [name for name in names if getattr(args, name, off) != off]
+        if on and getattr(args, on[0]) not in [_default(args, name) for name in names]:
+            note(f"{on[0]} is switched off: {why}")
+        for name in on:
             setattr(args, name, off)
+    model: Any = getattr(trainer, "model", None)
+    if getattr(model, "is_gradient_checkpointing", False):
+        model.gradient_checkpointing_disable()
+
+
+def advise(args: Any, note: Callable[[str], None] = _log.warning) -> None:
+    """Say what is allowed and seldom meant."""
     if "discopop" in _losses(args):
         note(
             "discopop falls where the reference is: from there its slope rewards making the chosen answer less likely "
             "(+0.78 beta at tau 0.05); begin from a policy that has left the reference"
         )
-    model = trainer.model
-    if getattr(model, "is_gradient_checkpointing", False):
-        model.gradient_checkpointing_disable()
 
 
 def _default(args: Any, name: str) -> Any:
-    field = type(args).__dataclass_fields__.get(name)
+    field = getattr(type(args), "__dataclass_fields__", {}).get(name)
     return None if field is None else field.default
 
 
