@@ -1,6 +1,8 @@
 """Training arguments that make no sense without a backward pass: switched off with a note, or refused with why."""
 
+import inspect
 import logging
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -34,6 +36,17 @@ def _kind(*names: str) -> _Asked:
     return lambda trainer, args: any(kind.__name__.endswith(names) for kind in type(trainer).__mro__)
 
 
+def _own_backward(trainer: Any, args: Any) -> bool:
+    """Whether a class of the trainer's calls backward() on a loss that does not come from compute_loss."""
+    for kind in type(trainer).__mro__:
+        for name in ("training_step", "train"):
+            own = kind.__dict__.get(name)
+            code = getattr(inspect.unwrap(own), "__code__", None) if callable(own) else None
+            if code is not None and "backward" in code.co_names and "compute_loss" not in code.co_names:
+                return True
+    return False
+
+
 _REFUSED: tuple[tuple[_Asked, str], ...] = (
     (_on("fp16"), "fp16=True scales gradients, of which there are none; use bf16=True, or load the model in float16"),
     (_on("deepspeed"), "DeepSpeed shards the weights, which are perturbed here; leave deepspeed out"),
@@ -41,6 +54,31 @@ _REFUSED: tuple[tuple[_Asked, str], ...] = (
     (
         lambda trainer, args: getattr(args, "world_size", 1) > 1 or getattr(args, "n_gpu", 1) > 1,
         "training on several devices is not supported yet; start one process with one device",
+    ),
+    (
+        _on("torch_compile"),
+        "torch_compile=True fixes the weights a graph reads, which are exchanged at every point; leave it out",
+    ),
+    (
+        _on("auto_find_batch_size"),
+        (
+            "auto_find_batch_size=True begins the training again with smaller batches, in the middle of a run that its "
+            "ledger has written down; set per_device_train_batch_size"
+        ),
+    ),
+    (
+        lambda trainer, args: getattr(trainer, "model_init", None) is not None,
+        (
+            "model_init makes another model in train() than the one the ledger begins with; give model=model_init(), "
+            "and search hyperparameters with a trainer for each trial"
+        ),
+    ),
+    (
+        _own_backward,
+        (
+            "this trainer computes its loss in a training_step of its own, where no other point can be evaluated; use "
+            "one that has it in compute_loss: DPO, KTO, RLOO"
+        ),
     ),
 )
 
@@ -104,11 +142,17 @@ def settle(trainer: Any, args: Any, recipe: str | Recipe, note: Callable[[str], 
 
 def advise(args: Any, note: Callable[[str], None] = _log.warning) -> None:
     """Say what is allowed and seldom meant."""
-    if "discopop" in _losses(args):
+    if "discopop" in _losses(args) and (slope := discopop_slope(args.beta, args.discopop_tau)) > 0:
         note(
             "discopop falls where the reference is: from there its slope rewards making the chosen answer less likely "
-            "(+0.78 beta at tau 0.05); begin from a policy that has left the reference"
+            f"({slope:+.3g} at beta {args.beta:g} and discopop_tau {args.discopop_tau:g}); set discopop_tau to 0.11 or "
+            "more, or begin from a policy that has left the reference"
         )
+
+
+def discopop_slope(beta: float, tau: float) -> float:
+    """Derivative of DiscoPOP's loss in the log-ratio difference, where policy and reference agree."""
+    return beta * ((1 - math.log(2)) / (4 * tau) - 3 / 4)
 
 
 def _default(args: Any, name: str) -> Any:
