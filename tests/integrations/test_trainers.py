@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ import torch
 import zerothorder as zo
 from trl_toys import arguments, llama, rows, scorer, tokenizer
 from zerothorder.errors import LedgerError, UsageError
-from zerothorder.integrations.trainer_arguments import settle
+from zerothorder.integrations.trainer_arguments import discopop_slope, settle
 from zerothorder.key import Key
 from zerothorder.ledger.header import fingerprint
 from zerothorder.ledger.reader import read
@@ -237,7 +238,7 @@ def test_adapters_are_trained_alone_and_resume_from_the_ledger_whatever_they_beg
     assert same(weights(again.model), weights(whole.model))
     torch.manual_seed(3)
     from_two = adapted()
-    from_two.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    from_two.train(resume_from_checkpoint=tmp_path / "run" / "checkpoint-2")
     assert same(weights(from_two.model), weights(whole.model))
 
 
@@ -346,6 +347,35 @@ def test_rloo_generates_once_for_its_steps_and_uses_every_slice_once(tmp_path: P
     assert [step for step, _ in dict.fromkeys(used)] == list(range(12))
 
 
+def _broken_scorer() -> Any:
+    model = scorer()
+    torch.nn.init.constant_(model.score.weight, math.nan)
+    return model
+
+
+def _undefined(completions: list[str], **others: Any) -> list[float]:
+    return [math.nan for _ in completions]
+
+
+@pytest.mark.parametrize("reward", [_broken_scorer, lambda: _undefined], ids=["a model", "a function"])
+def test_a_reward_that_is_no_number_stops_the_run_whoever_gave_it(reward: Callable[[], Any], tmp_path: Path) -> None:
+    """TRL takes it for a completion without a reward, and a run of them learns nothing without a word."""
+    trainer = made("rloo", tmp_path / "run", reward_funcs=[reward()], reward_processing_classes=[tokenizer()])
+    with pytest.raises(UsageError, match=r"the reward .* is nan for completion 0"):
+        trainer.train()
+
+
+async def _later(completions: list[str], **others: Any) -> list[float | None]:
+    return [None, *distinct(completions[1:])]
+
+
+def test_a_reward_may_be_async_and_say_nothing_of_a_completion(tmp_path: Path) -> None:
+    trainer = made("rloo", tmp_path / "run", args={"max_steps": 1}, reward_funcs=[_later, distinct])
+    trainer.train()
+    assert len(read(tmp_path / "run" / "ledger.zo").entries) == 1
+    assert "rewards/_later/mean" in logged(trainer)[0]
+
+
 def test_zopro_trains_a_policy_by_rloo(tmp_path: Path) -> None:
     """Card ZOPrO, check 5: at θ the surrogate is 0 (the ratio is 1, advantages cancel) and no graph exists."""
     from safetensors.torch import save_file
@@ -398,6 +428,27 @@ def test_arguments_that_cannot_be_meant_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=sentence):
         made(name, tmp_path / "run", args=args)
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"deepspeed": "zero.json"}, "DeepSpeed shards the weights.*leave deepspeed out"),
+        ({"fsdp": "full_shard"}, "FSDP shards the weights.*leave fsdp out"),
+        ({"world_size": 2}, "one process with one device"),
+        ({"torch_compile": True}, "torch_compile=True fixes the weights.*leave it out"),
+        ({"auto_find_batch_size": True}, "begins the training again.*set per_device_train_batch_size"),
+    ],
+)
+def test_what_would_part_the_run_from_its_ledger_is_refused(asked: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        settle(None, SimpleNamespace(**asked), "mezo")
+
+
+def test_a_trainer_with_a_backward_of_its_own_is_refused() -> None:
+    pytest.importorskip("trl.experimental.online_dpo")
+    with pytest.raises(UsageError, match=r"computes its loss in a training_step of its own.*use one that has it"):
+        settle(object.__new__(_experimental("online_dpo", "OnlineDPOTrainer")()), None, "mezo")
 
 
 @pytest.mark.parametrize(
@@ -460,16 +511,19 @@ def test_a_second_training_keeps_the_first_one_s_ledger(tmp_path: Path) -> None:
     assert len(read(tmp_path / "run" / "ledger.zo").entries) == 4
 
 
-def test_discopop_at_the_reference_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        made("dpo", tmp_path / "run", args={"loss_type": ["discopop"]})
-    assert "less likely" in caplog.text
-
-
-def test_an_optimizer_beside_the_recipe_is_refused(tmp_path: Path) -> None:
-    model = llama()
-    with pytest.raises(UsageError, match="the recipe brings the optimizer"):
-        made("sft", tmp_path / "run", model=model, optimizers=(torch.optim.SGD(model.parameters()), None))
+@pytest.mark.parametrize(("tau", "told"), [(0.05, True), (0.2, False)])
+def test_discopop_at_the_reference_is_told_where_its_slope_there_is_uphill(
+    tau: float, told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """DPO's slope there is -beta/2: the ratio of the two, by TRL's own losses, is what the sentence speaks of."""
+    found: list[float] = []
+    for loss in ("discopop", "sigmoid"):
+        args = {"loss_type": [loss], "discopop_tau": tau, "precompute_ref_log_probs": False, "beta": 0.3}
+        with caplog.at_level(logging.WARNING):
+            trainer = made("dpo", tmp_path / loss, args=args, ref_model=llama(0))  # the policy itself
+        found.append(_slopes(trainer, _batch(trainer), Key("z", 0))[0])
+    assert found[0] / found[1] == pytest.approx(discopop_slope(0.3, tau) / -0.15, rel=1e-3)
+    assert (found[0] / found[1] < 0) == told == ("less likely (+0.235 at beta 0.3" in caplog.text)
 
 
 def test_resuming_without_the_ledger_or_from_no_checkpoint_says_so(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from copy import copy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from zerothorder.errors import UsageError
 from zerothorder.integrations.trainer_arguments import advise, given, settle
 from zerothorder.integrations.trainer_checkpoint import checkpoint, counted, ledger_at, step_of
 from zerothorder.integrations.trainer_optimizer import TrainerOptimizer, origin
+from zerothorder.integrations.trainer_rewards import Rewards
 from zerothorder.ledger.header import fingerprint
 from zerothorder.objectives.head import packed_head_input
 from zerothorder.recipe import Recipe
@@ -57,8 +59,11 @@ class TrainerMixin:
     def __init__(
         self, *args: Any, recipe: str | Recipe = "mezo", begin: Callable[[Run], None] | None = None, **kwargs: Any
     ) -> None:
-        if any(kwargs.get("optimizers", (None, None))[:1]):
-            raise UsageError("the recipe brings the optimizer; give optimizers=(None, scheduler) or leave it out")
+        if any(own is not None for own in (*(kwargs.get("optimizers") or ()), kwargs.get("optimizer_cls_and_kwargs"))):
+            raise UsageError(
+                "the recipe brings the optimizer, and a scheduler drives the one it was made with; leave both out, and "
+                "set learning_rate, lr_scheduler_type and lr_scheduler_kwargs in the training arguments"
+            )
         self._zo_recipe, self._zo_begin = recipe, begin
         self._zo_training = False
         self._zo_resumed: int | None = None
@@ -68,8 +73,9 @@ class TrainerMixin:
         super().__init__(*args, **kwargs)
         settle(self, self.args, recipe)  # those it made itself, and the model as it left it
         advise(self.args)
+        self._zo_rewards = Rewards(self)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As the trainer's; with a checkpoint the ledger is replayed up to its step, from the base model."""
         self.optimizer = None
         folder = checkpoint(resume_from_checkpoint, self.args.output_dir)
@@ -105,6 +111,7 @@ class TrainerMixin:
             with ExitStack() as watched:
                 for model in (self.model, *self._zo_judges()):
                     watched.enter_context(run.around.meter.watching(model))
+                watched.enter_context(self._zo_rewards.listening())
                 return super().training_step(*args, **kwargs)  # type: ignore[misc]
         finally:
             self._zo_training = False
