@@ -38,6 +38,17 @@ def llama(seed: int = 0) -> Any:
     return LlamaForCausalLM(config())
 
 
+def t5(dropout: float = 0.0) -> Any:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=WORDS + 3, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, pad_token_id=0, eos_token_id=1,
+        decoder_start_token_id=0, dropout_rate=dropout,
+    )  # fmt: skip
+    return T5ForConditionalGeneration(config)
+
+
 def scorer() -> Any:
     from transformers import LlamaForSequenceClassification
 

@@ -153,12 +153,25 @@ def test_help_names_trainer_and_fields(capsys: pytest.CaptureFixture[str]) -> No
         ("dpo", {"prompt": "a", "chosen": None, "rejected": "b"}, "row 2 of rows: chosen is missing"),
         ("kto", {"prompt": "a", "completion": "b", "label": None}, "label is None"),
         ("rloo", {"prompt": [{"role": "user", "text": "hello"}]}, "without role and content"),
+        ("dpo", {"prompt": None, "chosen": "b", "rejected": "c"}, "row 2 of rows: prompt is missing"),
+        ("reward", {"prompt": "", "chosen": "b", "rejected": "c"}, "row 2 of rows: prompt is empty"),
+        (
+            "reward",
+            {"chosen": [{"role": "assistant", "content": "b"}], "rejected": "c"},
+            "row 2 of rows: rejected is a text and chosen a conversation; give both in one form",
+        ),
+        (
+            "kto",
+            {"prompt": [{"role": "user", "content": "a"}], "completion": "b", "label": True},
+            "completion is a text and prompt a conversation",
+        ),
     ],
 )
 def test_rows_that_cannot_be_meant_are_named(objective: str, row: dict[str, Any], sentence: str) -> None:
     from datasets import Dataset
 
     good: dict[str, dict[str, Any]] = {
+        "reward": {name: text for name, text in (("prompt", "a"), ("chosen", "b"), ("rejected", "c")) if name in row},
         "dpo": {"prompt": "a", "chosen": "b", "rejected": "c"},
         "kto": {"prompt": "a", "completion": "b", "label": True},
         "rloo": {"prompt": [{"role": "user", "content": "hello"}]},
@@ -193,6 +206,17 @@ def test_a_reward_that_is_no_number_or_never_another_is_refused() -> None:
         assert constant(["a", "b"]) == [2.0, 2.0]
     with pytest.raises(UsageError, match="gave 2 to every completion"):
         constant(["a", "b"])
+
+
+def test_a_checked_reward_is_counted_by_its_model_and_may_say_nothing() -> None:
+    def reward(completions: list[str]) -> list[float | None]:
+        return [None, 1.0]
+
+    reward.model = model = object()  # type: ignore[attr-defined]
+    found: Any = checked(reward, "some")
+    assert found.model is model
+    assert found(["a", "b"]) == [None, 1.0]
+    assert not hasattr(checked(lambda completions: [1.0], "none"), "model")
 
 
 def test_rewards_by_name() -> None:
@@ -232,6 +256,12 @@ def test_an_adapter_s_run_is_replayed_from_base_and_ledger_by_the_command(
         (["--recipe", "low-rank"], "DPOConfig has no field 'recipe'; it is --zo.recipe here"),
         (["--max_stepz", "3"], "no field 'max_stepz'.*did you mean 'max_steps'"),
         (["--zo.lr", "1e-3"], "lr is the trainer's here: give --learning_rate in place of zo.lr"),
+        (["--model_revision", "v2"], "model_revision is not honoured.*and give the folder"),
+        (["--load_in_4bit"], "load_in_4bit is not honoured.*leave it out"),
+        (["--load_in_8bit"], "load_in_8bit is not honoured.*leave it out"),
+        (["--dataset_streaming"], "dataset_streaming is not honoured.*leave it out"),
+        (["--dtype", "auto"], "dtype is 'auto'; give float32, bfloat16 or float16"),
+        (["--eval_strategy", "epoch"], r"eval_strategy is epoch, but .*preference\.jsonl is one file.*give a folder"),
     ],
 )
 def test_a_flag_of_zo_s_own_or_of_nobody_is_the_user_s_mistake(
@@ -268,3 +298,25 @@ def test_shipped_data_goes_by_name() -> None:
     assert len(found) == 300
     with pytest.raises(UsageError, match="has no split 'validation'; it has train, dev and test"):
         load_rows("dpo", "preferences", "validation")
+
+
+def test_a_run_is_evaluated_on_the_test_split(folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    rows("preference").to_json(data / "train.jsonl")
+    rows("preference", 4).to_json(data / "test.jsonl")
+    asked = words(folder, "dpo", tmp_path / "run")
+    asked[asked.index("--data") + 1] = str(data)
+    asked[asked.index("--save_strategy") + 1] = "steps"
+    assert main([*asked, "--save_steps", "2", "--eval_strategy", "steps", "--eval_steps", "1", "--quiet"]) == 0
+    state = json.loads((tmp_path / "run" / "checkpoint-2" / "trainer_state.json").read_text())
+    assert [row["step"] for row in state["log_history"] if "eval_loss" in row] == [1, 2]
+
+
+def test_texts_may_stand_in_a_column_of_another_name(folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "rows.jsonl"
+    rows("text").rename_column("text", "body").to_json(data)
+    asked = words(folder, "sft", tmp_path / "run")
+    asked[asked.index("--data") + 1] = str(data)
+    assert main([*asked, "--dataset_text_field", "body", "--quiet"]) == 0
+    assert len(read(tmp_path / "run" / "ledger.zo").entries) == 2

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import torch
 import zerothorder as zo
 from trl_toys import arguments, llama, rows, scorer, tokenizer
 from zerothorder.errors import LedgerError, UsageError
+from zerothorder.integrations.trainer_arguments import discopop_slope, settle
 from zerothorder.key import Key
 from zerothorder.ledger.header import fingerprint
 from zerothorder.ledger.reader import read
@@ -78,7 +80,13 @@ KINDS = {
         _experimental("orpo", "ORPOTrainer"), "preference", {"max_length": 32}, dict, ("log_odds_ratio", "nll_loss")
     ),
     "tpo": Kind(_experimental("tpo", "TPOTrainer"), "reference", {"max_length": 32}, dict, ("rewards/margins",)),
+    "grpo": Kind(
+        lambda: trl.GRPOTrainer, "prompt", {"num_generations": 2, "max_completion_length": 5, "beta": 0.0},
+        lambda: {"reward_funcs": distinct},
+    ),
 }  # fmt: skip
+PERTURBED = [name for name in KINDS if name != "grpo"]
+"""GRPO's loss is for gradients alone."""
 
 
 def _config_of(trainer: Any) -> Any:
@@ -114,7 +122,7 @@ def logged(trainer: Any) -> list[dict[str, Any]]:
     return [row for row in trainer.state.log_history if "loss" in row]
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", PERTURBED)
 def test_a_trainer_trains_without_a_gradient_logs_as_ever_and_leaves_a_ledger(name: str, tmp_path: Path) -> None:
     trainer = made(name, tmp_path / "run")
     before = weights(trainer.model)
@@ -137,7 +145,7 @@ def test_a_trainer_trains_without_a_gradient_logs_as_ever_and_leaves_a_ledger(na
     )
 
 
-@pytest.mark.parametrize("name", ["sft", "dpo with its reference", "kto", "reward", "rloo"])
+@pytest.mark.parametrize("name", ["sft", "dpo with its reference", "kto", "reward", "rloo", "cpo", "orpo", "tpo"])
 def test_the_first_step_s_metrics_and_tokens_are_those_of_the_plain_trainer(name: str, tmp_path: Path) -> None:
     """Counted once, not once a forward; equal but for a perturbation of 1e-6."""
     settings = {"args": {"max_steps": 1, "gradient_checkpointing": False}}
@@ -230,7 +238,7 @@ def test_adapters_are_trained_alone_and_resume_from_the_ledger_whatever_they_beg
     assert same(weights(again.model), weights(whole.model))
     torch.manual_seed(3)
     from_two = adapted()
-    from_two.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    from_two.train(resume_from_checkpoint=tmp_path / "run" / "checkpoint-2")
     assert same(weights(from_two.model), weights(whole.model))
 
 
@@ -327,7 +335,7 @@ def test_rloo_generates_once_for_its_steps_and_uses_every_slice_once(tmp_path: P
         return generate(batch)
 
     def looked(model: Any, inputs: Any) -> Any:
-        used.append((trainer._step, id(inputs)))
+        used.append((trainer._step, id(inputs["completion_ids"])))
         return loss(model, inputs)
 
     trainer._generate_and_score_completions, trainer._compute_loss = counted, looked
@@ -337,6 +345,35 @@ def test_rloo_generates_once_for_its_steps_and_uses_every_slice_once(tmp_path: P
     assert len(read(tmp_path / "run" / "ledger.zo").entries) == 6
     # every micro-batch one buffered slice of its own, however often it is looked at
     assert [step for step, _ in dict.fromkeys(used)] == list(range(12))
+
+
+def _broken_scorer() -> Any:
+    model = scorer()
+    torch.nn.init.constant_(model.score.weight, math.nan)
+    return model
+
+
+def _undefined(completions: list[str], **others: Any) -> list[float]:
+    return [math.nan for _ in completions]
+
+
+@pytest.mark.parametrize("reward", [_broken_scorer, lambda: _undefined], ids=["a model", "a function"])
+def test_a_reward_that_is_no_number_stops_the_run_whoever_gave_it(reward: Callable[[], Any], tmp_path: Path) -> None:
+    """TRL takes it for a completion without a reward, and a run of them learns nothing without a word."""
+    trainer = made("rloo", tmp_path / "run", reward_funcs=[reward()], reward_processing_classes=[tokenizer()])
+    with pytest.raises(UsageError, match=r"the reward .* is nan for completion 0"):
+        trainer.train()
+
+
+async def _later(completions: list[str], **others: Any) -> list[float | None]:
+    return [None, *distinct(completions[1:])]
+
+
+def test_a_reward_may_be_async_and_say_nothing_of_a_completion(tmp_path: Path) -> None:
+    trainer = made("rloo", tmp_path / "run", args={"max_steps": 1}, reward_funcs=[_later, distinct])
+    trainer.train()
+    assert len(read(tmp_path / "run" / "ledger.zo").entries) == 1
+    assert "rewards/_later/mean" in logged(trainer)[0]
 
 
 def test_zopro_trains_a_policy_by_rloo(tmp_path: Path) -> None:
@@ -379,32 +416,80 @@ def test_generation_is_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "sentence"),
+    ("name", "args", "sentence"),
     [
-        ({"use_weighting": True}, "constant to a gradient but not to a perturbation"),
-        ({"fp16": True}, "fp16=True scales gradients"),
+        ("dpo", {"use_weighting": True}, "constant to a gradient but not to a perturbation.*leave it out"),
+        ("sft", {"loss_type": "dft"}, "constant to a gradient but not to a perturbation.*use loss_type 'nll'"),
+        ("dpo", {"fp16": True}, "fp16=True scales gradients"),
     ],
 )
-def test_arguments_that_cannot_be_meant_are_refused(args: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+def test_arguments_that_cannot_be_meant_are_refused(
+    name: str, args: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match=sentence):
-        made("dpo", tmp_path / "run", args=args)
+        made(name, tmp_path / "run", args=args)
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"deepspeed": "zero.json"}, "DeepSpeed shards the weights.*leave deepspeed out"),
+        ({"fsdp": "full_shard"}, "FSDP shards the weights.*leave fsdp out"),
+        ({"world_size": 2}, "one process with one device"),
+        ({"torch_compile": True}, "torch_compile=True fixes the weights.*leave it out"),
+        ({"auto_find_batch_size": True}, "begins the training again.*set per_device_train_batch_size"),
+    ],
+)
+def test_what_would_part_the_run_from_its_ledger_is_refused(asked: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        settle(None, SimpleNamespace(**asked), "mezo")
+
+
+def test_a_trainer_with_a_backward_of_its_own_is_refused() -> None:
+    pytest.importorskip("trl.experimental.online_dpo")
+    with pytest.raises(UsageError, match=r"computes its loss in a training_step of its own.*use one that has it"):
+        settle(object.__new__(_experimental("online_dpo", "OnlineDPOTrainer")()), None, "mezo")
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("sdft", "SDFTTrainer"), ("sdpo", "SDPOTrainer"), ("iw_opd", "IWOPDTrainer"), ("bco", "BCOTrainer")],
+)
+def test_trainers_whose_loss_has_a_detached_factor_are_refused(module: str, name: str) -> None:
+    pytest.importorskip(f"trl.experimental.{module}")  # which of them there are depends on TRL's version
+    trainer = object.__new__(_experimental(module, name)())
+    with pytest.raises(UsageError, match="constant to a gradient but not to a perturbation"):
+        settle(trainer, None, "mezo")
+    settle(trainer, None, "sgd")
 
 
 def test_grpo_is_refused_with_the_reason(tmp_path: Path) -> None:
-    mixed = type("Mixed", (zo.TrainerMixin, trl.GRPOTrainer), {})
-    args = arguments(trl.GRPOConfig, tmp_path / "run", num_generations=2, max_completion_length=5)
     with pytest.raises(UsageError, match="the ratio is 1 everywhere"):
-        mixed(llama(), args=args, processing_class=tokenizer(), train_dataset=rows("prompt"), reward_funcs=distinct)
+        made("grpo", tmp_path / "run")
 
 
 def test_arguments_without_effect_are_switched_off_with_a_note(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        trainer = made("dpo", tmp_path / "run", args={"gradient_checkpointing": True, "max_grad_norm": 0.5})
-    assert (trainer.args.gradient_checkpointing, trainer.args.max_grad_norm) == (False, 0)
-    assert "gradient_checkpointing is switched off" in caplog.text
+        trainer = made("dpo", tmp_path / "run", args={"max_grad_norm": 0.5})
+    assert trainer.args.max_grad_norm == 0
     assert "max_grad_norm is switched off" in caplog.text
+    assert "gradient_checkpointing" not in caplog.text  # TRL's default; nobody asked for it
+
+
+@pytest.mark.parametrize("model", [llama, lambda: _checkpointing(llama())], ids=["by the arguments", "by the model"])
+def test_no_activation_is_checkpointed_while_training(model: Callable[[], Any], tmp_path: Path) -> None:
+    trainer = made("sft", tmp_path / "run", model=model(), args={"gradient_checkpointing": True, "max_steps": 1})
+    seen: list[bool] = []
+    trainer.model.register_forward_pre_hook(lambda model, args: seen.append(model.is_gradient_checkpointing))
+    trainer.train()
+    assert set(seen) == {False}
+
+
+def _checkpointing(model: Any) -> Any:
+    model.gradient_checkpointing_enable()
+    return model
 
 
 def test_bfloat16_losses_and_a_small_eps_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -426,16 +511,19 @@ def test_a_second_training_keeps_the_first_one_s_ledger(tmp_path: Path) -> None:
     assert len(read(tmp_path / "run" / "ledger.zo").entries) == 4
 
 
-def test_discopop_at_the_reference_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        made("dpo", tmp_path / "run", args={"loss_type": ["discopop"]})
-    assert "less likely" in caplog.text
-
-
-def test_an_optimizer_beside_the_recipe_is_refused(tmp_path: Path) -> None:
-    model = llama()
-    with pytest.raises(UsageError, match="the recipe brings the optimizer"):
-        made("sft", tmp_path / "run", model=model, optimizers=(torch.optim.SGD(model.parameters()), None))
+@pytest.mark.parametrize(("tau", "told"), [(0.05, True), (0.2, False)])
+def test_discopop_at_the_reference_is_told_where_its_slope_there_is_uphill(
+    tau: float, told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """DPO's slope there is -beta/2: the ratio of the two, by TRL's own losses, is what the sentence speaks of."""
+    found: list[float] = []
+    for loss in ("discopop", "sigmoid"):
+        args = {"loss_type": [loss], "discopop_tau": tau, "precompute_ref_log_probs": False, "beta": 0.3}
+        with caplog.at_level(logging.WARNING):
+            trainer = made("dpo", tmp_path / loss, args=args, ref_model=llama(0))  # the policy itself
+        found.append(_slopes(trainer, _batch(trainer), Key("z", 0))[0])
+    assert found[0] / found[1] == pytest.approx(discopop_slope(0.3, tau) / -0.15, rel=1e-3)
+    assert (found[0] / found[1] < 0) == told == ("less likely (+0.235 at beta 0.3" in caplog.text)
 
 
 def test_resuming_without_the_ledger_or_from_no_checkpoint_says_so(tmp_path: Path) -> None:
@@ -478,13 +566,19 @@ def test_plain_transformers_trainers_take_it_too(tmp_path: Path) -> None:
     assert "zo/projected_gradient" in history[0]
 
 
-def test_adamw_is_the_trainer_s_own_run(tmp_path: Path) -> None:
-    """The baseline beside a zeroth-order run is what TRL would have done: accumulation, schedule and decay."""
-    args = {"lr_scheduler_type": "linear", "max_grad_norm": 0.0, "weight_decay": 0.1, "learning_rate": 1e-2}
-    theirs = made("dpo", tmp_path / "theirs", mixed=False, args=args)
-    ours = made("dpo", tmp_path / "ours", recipe="adamw", args=args)
-    for trainer in (theirs, ours):
-        trainer.train()
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("dpo", {}), ("dpo", {"use_weighting": True}), ("sft", {"loss_type": "dft"}), ("grpo", {})],
+    ids=["dpo", "weighted dpo", "dft", "grpo"],
+)
+def test_adamw_is_the_trainer_s_own_run(name: str, more: dict[str, Any], tmp_path: Path) -> None:
+    """The baseline beside a zeroth-order run is what TRL would have done: accumulation, schedule and decay. A gradient
+    knows what is detached, so losses that a perturbation cannot follow are had here."""
+    args = {"lr_scheduler_type": "linear", "max_grad_norm": 0.0, "weight_decay": 0.1, "learning_rate": 1e-2, **more}
+    theirs = made(name, tmp_path / "theirs", mixed=False, args=args)
+    theirs.train()  # each right after it was made, which seeds the generators
+    ours = made(name, tmp_path / "ours", recipe="adamw", args=args)
+    ours.train()
     for row, own in zip(logged(theirs), logged(ours), strict=True):
         # the lowest transformers logs no norm where nothing is clipped
         for name in {"loss", "grad_norm", "rewards/margins", "learning_rate"} & row.keys():

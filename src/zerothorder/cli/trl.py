@@ -1,5 +1,6 @@
 """`zo train --objective dpo` and its kin: a trainer of TRL without a backward pass, TRL's names for flags and YAML."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,13 @@ _THEIRS = {
     "lr": "learning_rate", "schedule": "lr_scheduler_type", "warmup": "warmup_steps", "weight_decay": "weight_decay",
 }  # fmt: skip
 """Settings of recipes that a trainer has of its own → its names for them."""
+_UNREAD = {
+    "model_revision": "download that revision (hf download NAME --revision R --local-dir FOLDER) and give the folder",
+    "load_in_4bit": "leave it out and train adapters (--use_peft) over a base in --dtype bfloat16",
+    "load_in_8bit": "leave it out and train adapters (--use_peft) over a base in --dtype bfloat16",
+    "dataset_streaming": "leave it out: all rows are looked at before the run",
+}
+"""Fields of TRL that are not honoured here → what to do instead."""
 _OWN = ("objective", "reward", "quiet", "json")
 _HELP = """zo train --objective {objective}: {trainer} of TRL, trained with forward passes only
 
@@ -109,18 +117,26 @@ def _made(
         raise UsageError(f"{config.__name__} has no field {flag!r}{hint}")
     if not source.model_name_or_path or not script.dataset_name:
         raise UsageError(f"{objective} needs --model and --data, or model_name_or_path and dataset_name in the YAML")
+    dtype = _honoured(script, source)
     named: dict[str, Any] = {"peft_config": trl.get_peft_config(source)}
     if objective == "rloo":
         if reward is None:
             raise UsageError("rloo needs --reward: rouge_l, chrf, a reward model's folder, or module:function")
         named["reward_funcs"] = reward_of(reward)
-    rows = load_rows(objective, script.dataset_name, script.dataset_train_split, script.dataset_config)
+    form = (script.dataset_config, getattr(training, "dataset_text_field", "text"))
+    rows = load_rows(objective, script.dataset_name, script.dataset_train_split, *form)
+    if training.eval_strategy != "no":
+        if Path(script.dataset_name).expanduser().is_file():
+            raise UsageError(
+                f"eval_strategy is {training.eval_strategy.value}, but {script.dataset_name} is one file, all of whose "
+                "rows are trained on; give a folder with a file for each split (train.jsonl, test.jsonl)"
+            )
+        named["eval_dataset"] = load_rows(objective, script.dataset_name, script.dataset_test_split, *form)
     if reward in METRICS and "reference" not in rows.column_names:
         raise UsageError(f"{script.dataset_name} has no column 'reference', which {reward} compares completions with")
     for name, theirs in _THEIRS.items():
         if name in settings:
             raise UsageError(f"{name} is the trainer's here: give --{theirs} in place of zo.{name}")
-    dtype = source.dtype if source.dtype in ("float32", "bfloat16", "float16") else "float32"
     loaded = load_model(
         source.model_name_or_path, dtype, head=1 if aim.scores else None,
         # a field of one or the other, as TRL's versions have it
@@ -133,6 +149,18 @@ def _made(
         model=loaded.model, args=training, train_dataset=rows, processing_class=loaded.tokenizer, recipe=recipe, **named
     )
     return made, training.resume_from_checkpoint
+
+
+def _honoured(script: Any, source: Any) -> str:
+    """The dtype to load the model in. UsageError names a field that would be dropped without a word."""
+    for own in (script, source):
+        for field in dataclasses.fields(own):
+            if field.name in _UNREAD and getattr(own, field.name) != field.default:
+                raise UsageError(f"{field.name} is not honoured by zo train; {_UNREAD[field.name]}")
+    dtype = source.dtype or "float32"
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise UsageError(f"dtype is {dtype!r}; give float32, bfloat16 or float16")
+    return dtype
 
 
 def _sorted(words: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:

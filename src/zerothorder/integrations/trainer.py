@@ -5,16 +5,18 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
+from copy import copy
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from zerothorder import catalogue
 from zerothorder.errors import UsageError
-from zerothorder.integrations.trainer_arguments import settle
+from zerothorder.integrations.trainer_arguments import advise, given, settle
 from zerothorder.integrations.trainer_checkpoint import checkpoint, counted, ledger_at, step_of
 from zerothorder.integrations.trainer_optimizer import TrainerOptimizer, origin
+from zerothorder.integrations.trainer_rewards import Rewards
 from zerothorder.ledger.header import fingerprint
 from zerothorder.objectives.head import packed_head_input
 from zerothorder.recipe import Recipe
@@ -57,16 +59,23 @@ class TrainerMixin:
     def __init__(
         self, *args: Any, recipe: str | Recipe = "mezo", begin: Callable[[Run], None] | None = None, **kwargs: Any
     ) -> None:
-        if any(kwargs.get("optimizers", (None, None))[:1]):
-            raise UsageError("the recipe brings the optimizer; give optimizers=(None, scheduler) or leave it out")
+        if any(own is not None for own in (*(kwargs.get("optimizers") or ()), kwargs.get("optimizer_cls_and_kwargs"))):
+            raise UsageError(
+                "the recipe brings the optimizer, and a scheduler drives the one it was made with; leave both out, and "
+                "set learning_rate, lr_scheduler_type and lr_scheduler_kwargs in the training arguments"
+            )
         self._zo_recipe, self._zo_begin = recipe, begin
         self._zo_training = False
         self._zo_resumed: int | None = None
         self._zo_began = self._zo_worked = 0.0
+        if (asked := given((*args, *kwargs.values()))) is not None:
+            settle(self, asked, recipe)  # before the trainer acts on them
         super().__init__(*args, **kwargs)
-        settle(self)
+        settle(self, self.args, recipe)  # those it made itself, and the model as it left it
+        advise(self.args)
+        self._zo_rewards = Rewards(self)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As the trainer's; with a checkpoint the ledger is replayed up to its step, from the base model."""
         self.optimizer = None
         folder = checkpoint(resume_from_checkpoint, self.args.output_dir)
@@ -102,6 +111,7 @@ class TrainerMixin:
             with ExitStack() as watched:
                 for model in (self.model, *self._zo_judges()):
                     watched.enter_context(run.around.meter.watching(model))
+                watched.enter_context(self._zo_rewards.listening())
                 return super().training_step(*args, **kwargs)  # type: ignore[misc]
         finally:
             self._zo_training = False
@@ -116,7 +126,8 @@ class TrainerMixin:
         own = super().compute_loss  # type: ignore[misc]
         if not self._zo_training:
             return own(model, inputs, return_outputs=return_outputs, **kwargs)
-        leaf = self._zo_optimizer.look(partial(own, model, inputs, **kwargs), self.args.device)
+        # each evaluation has a batch of its own: a loss may take the labels out of it
+        leaf = self._zo_optimizer.look(lambda: own(model, copy(inputs), **kwargs), self.args.device)
         return (leaf, {}) if return_outputs else leaf
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:

@@ -15,11 +15,11 @@ LEDGER = "ledger.zo"
 _STATE = "trainer_state.json"
 
 
-def checkpoint(asked: str | bool | None, output: str) -> Path | None:
+def checkpoint(asked: str | Path | bool | None, output: str) -> Path | None:
     """The folder to resume from, as transformers understands the argument."""
     if not asked:
         return None
-    if isinstance(asked, str):
+    if asked is not True:
         return Path(asked)
     # transformers writes the state last: a folder without it was being written when the run was killed
     whole = [p for p in Path(output).glob("checkpoint-*") if p.name[11:].isdigit() and (p / _STATE).exists()]

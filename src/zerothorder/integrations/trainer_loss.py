@@ -92,6 +92,9 @@ class _Recall:
 def unheard(trainer: Any) -> Generator[None]:
     """Metrics and token counts that the trainer notes inside the block are dropped."""
     metrics, tokens = getattr(trainer, "_metrics", None), getattr(trainer, "_total_train_tokens", None)
+    placed = vars(trainer).get("store_metrics")
+    if stores := hasattr(trainer, "store_metrics"):  # CPO and its kin keep theirs behind a method
+        trainer.store_metrics = lambda *args, **kwargs: None
     if metrics is not None:
         # of the kinds the trainer has, with what they hold: some metrics build on the last ones
         trainer._metrics = {
@@ -100,6 +103,10 @@ def unheard(trainer: Any) -> Generator[None]:
     try:
         yield
     finally:
+        if stores:
+            del trainer.store_metrics
+        if placed is not None:  # a block within a block
+            trainer.store_metrics = placed
         if metrics is not None:
             trainer._metrics = metrics
         if tokens is not None:

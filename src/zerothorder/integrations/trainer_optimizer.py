@@ -54,6 +54,11 @@ class TrainerOptimizer(ZerothOrder):
     def step(self, closure: Any = None) -> Tensor:  # type: ignore[override]
         """Write and apply the entry of the micro-batches since the last step."""
         leaves, self.leaves = self.leaves, []
+        if not leaves:
+            raise UsageError(
+                "the trainer took a step without compute_loss(); its training_step computes its loss itself, where no "
+                "other point can be evaluated: use a trainer that has it in compute_loss"
+            )
         if any(leaf.grad is None for leaf in leaves):
             self.accumulated.clear()
             raise UsageError("the trainer took a step without backward(); its training_step must be transformers' own")

@@ -1,9 +1,7 @@
 """TRL's trainers as objectives of `zo train`: which trainer, which rows, and the checks before a run begins."""
 
 import dataclasses
-import importlib
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +9,11 @@ from typing import Any
 from zerothorder.data.quiet import need
 from zerothorder.data.sources import SHIPPED, data_folder
 from zerothorder.errors import UsageError, nearest
+from zerothorder.integrations.rewards import CONSTANT, METRICS, Reward, checked, reward_of, text
 
-CONSTANT = 20
-"""Generations in a row whose rewards are all the same, after which a run stops: it would learn nothing from them."""
-
-Reward = Callable[..., Sequence[float]]
+__all__ = [
+    "AIMS", "CONSTANT", "METRICS", "Aim", "Reward", "check_rows", "checked", "load_rows", "mixed", "reward_of", "text",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def mixed(objective: str) -> tuple[type[Any], type[Any]]:
     return type(f"ZerothOrder{base.__name__}", (TrainerMixin, base), {}), getattr(trl, AIMS[objective].config)
 
 
-def load_rows(objective: str, name: str, split: str, config: str | None = None) -> Any:
+def load_rows(objective: str, name: str, split: str, config: str | None = None, text: str = "text") -> Any:
     """A `datasets` data set: a JSONL, CSV or Parquet file, a folder of them, a shipped set's name (splits train, dev,
     test), or a hub name; checked."""
     datasets = need("datasets", "reading preference data")
@@ -78,28 +76,42 @@ def load_rows(objective: str, name: str, split: str, config: str | None = None) 
         raise UsageError(
             f"cannot read the data {name!r} ({type(error).__name__}: {error}); check name and split"
         ) from error
-    check_rows(objective, found, name)
+    check_rows(objective, found, name, text)
     return found
 
 
-def check_rows(objective: str, rows: Any, where: str) -> None:
+def check_rows(objective: str, rows: Any, where: str, text: str = "text") -> None:
     """UsageError names the first row, counted from 1, that cannot be meant: missing, empty or equal answers, a message
-    without role or content, a label that is neither true nor false."""
+    without role or content, texts beside conversations, a label that is neither true nor false. `text` is TRL's
+    dataset_text_field, of SFT."""
     columns = list(rows.column_names)
     wanted = AIMS[objective].columns
-    if objective == "sft" and "text" not in columns:
-        wanted = ("messages",) if "messages" in columns else ("prompt", "completion") if "prompt" in columns else wanted
+    if objective == "sft":
+        forms = ((text,), ("messages",), ("prompt", "completion"))
+        wanted = next((form for form in forms if form[0] in columns), forms[0])
+    elif "rejected" in wanted and "prompt" in columns:
+        wanted = ("prompt", *wanted)
     for column in wanted:
         if column not in columns:
             raise UsageError(
                 f"{where} has no column {column!r}{nearest(column, columns)}; {objective} needs {', '.join(wanted)}"
             )
     for number, row in enumerate(rows, start=1):
-        for column in wanted:
-            if fault := _fault(row[column], column):
-                raise UsageError(f"row {number} of {where}: {fault}")
-        if "rejected" in wanted and row["chosen"] == row["rejected"]:
-            raise UsageError(f"row {number} of {where}: chosen and rejected are the same; leave the row out")
+        if fault := _row_fault({column: row[column] for column in wanted}):
+            raise UsageError(f"row {number} of {where}: {fault}")
+
+
+def _row_fault(row: dict[str, Any]) -> str | None:
+    for column, value in row.items():
+        if fault := _fault(value, column):
+            return fault
+    texts = [column for column, value in row.items() if isinstance(value, str)]
+    talks = [column for column, value in row.items() if isinstance(value, list)]
+    if texts and talks:
+        return f"{texts[0]} is a text and {talks[0]} a conversation; give both in one form"
+    if "rejected" in row and row["chosen"] == row["rejected"]:
+        return "chosen and rejected are the same; leave the row out"
+    return None
 
 
 def _fault(value: Any, column: str) -> str | None:
@@ -113,72 +125,3 @@ def _fault(value: Any, column: str) -> str | None:
         if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
             return f"{column} holds a message without role and content: {message!r}"
     return None
-
-
-def reward_of(name: str) -> Reward:
-    """rouge_l or chrf against the rows' `reference`, a folder with a reward model, or module:function; checked."""
-    if name in METRICS:
-        return checked(METRICS[name](), name)
-    if Path(name).expanduser().is_dir():
-        return _model_reward(str(Path(name).expanduser()))
-    module, _, function = name.partition(":")
-    if not function:
-        raise UsageError(f"there is no reward {name!r}{nearest(name, METRICS)}; give a folder or module:function")
-    try:
-        return checked(getattr(importlib.import_module(module), function), name)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"cannot import the reward {name!r} ({error}); give module:function") from error
-
-
-def checked(reward: Reward, name: str) -> Reward:
-    """The reward, refused in a sentence where it is no number, or all the same again and again."""
-    same = 0
-
-    def call(completions: Sequence[Any], **columns: Any) -> list[float]:
-        nonlocal same
-        found = [float(value) for value in reward(completions=completions, **columns)]
-        for number, value in enumerate(found):
-            if not math.isfinite(value):
-                raise UsageError(f"the reward {name} is {value} for completion {number}: {completions[number]!r}")
-        same = same + 1 if len(set(found)) == 1 else 0
-        if same >= CONSTANT:
-            raise UsageError(
-                f"the reward {name} gave {found[0]:g} to every completion of {CONSTANT} generations; nothing can be "
-                "learned from a constant"
-            )
-        return found
-
-    call.__name__ = name.rpartition(":")[2]
-    return call
-
-
-def _model_reward(folder: str) -> Any:
-    """TRL loads a reward model by its name."""
-    return folder
-
-
-def _rouge_l() -> Reward:
-    scorer = need("rouge_score.rouge_scorer", "the reward rouge_l").RougeScorer(["rougeL"])
-
-    def score(completions: Sequence[Any], reference: Sequence[str], **others: Any) -> list[float]:
-        return [scorer.score(a, text(b))["rougeL"].fmeasure for a, b in zip(reference, completions, strict=True)]
-
-    return score
-
-
-def _chrf() -> Reward:
-    chrf = need("sacrebleu", "the reward chrf").sentence_chrf
-
-    def score(completions: Sequence[Any], reference: Sequence[str], **others: Any) -> list[float]:
-        return [chrf(text(b), [a]).score / 100 for a, b in zip(reference, completions, strict=True)]
-
-    return score
-
-
-def text(completion: Any) -> str:
-    """A completion as TRL gives it: a text, or the messages of a conversation."""
-    return completion if isinstance(completion, str) else "".join(str(message["content"]) for message in completion)
-
-
-METRICS: dict[str, Callable[[], Reward]] = {"rouge_l": _rouge_l, "chrf": _chrf}
-"""Rewards that compare completions with the column `reference`."""

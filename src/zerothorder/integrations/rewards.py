@@ -1,0 +1,101 @@
+"""Rewards of completions: by name, compared with a reference, and refused where nothing can be learned from them."""
+
+import importlib
+import inspect
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from zerothorder.data.quiet import need
+from zerothorder.errors import UsageError, nearest
+
+CONSTANT = 20
+"""Generations in a row whose rewards are all the same, after which a run stops: it would learn nothing from them."""
+
+Reward = Callable[..., Any]
+"""(completions=, and the columns of the rows) → a number a completion; a coroutine of them where it is async."""
+
+
+def reward_of(name: str) -> Any:
+    """rouge_l or chrf against the rows' `reference`, or module:function, checked; or a folder with a reward model,
+    which TRL loads by its name: what it gives is checked in the trainer."""
+    if name in METRICS:
+        return checked(METRICS[name](), name)
+    if Path(name).expanduser().is_dir():
+        return str(Path(name).expanduser())
+    module, _, function = name.partition(":")
+    if not function:
+        raise UsageError(f"there is no reward {name!r}{nearest(name, METRICS)}; give a folder or module:function")
+    try:
+        return checked(getattr(importlib.import_module(module), function), name)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"cannot import the reward {name!r} ({error}); give module:function") from error
+
+
+class Check:
+    """Refuses rewards in a sentence where they are no number, or all the same again and again."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.same = name, 0
+
+    def __call__(self, given: Iterable[Any], completions: Sequence[Any] | None = None) -> list[float | None]:
+        """The rewards of a generation; None is kept: by TRL's word the reward says nothing of that completion."""
+        found = [None if value is None else float(value) for value in given]
+        numbers = [value for value in found if value is not None]
+        for number, value in enumerate(found):
+            if value is not None and not math.isfinite(value):
+                said = "" if completions is None else f": {completions[number]!r}"
+                raise UsageError(f"the reward {self.name} is {value} for completion {number}{said}")
+        self.same = self.same + 1 if len(set(numbers)) == 1 else 0
+        if self.same >= CONSTANT:
+            raise UsageError(
+                f"the reward {self.name} gave {numbers[0]:g} to every completion of {CONSTANT} generations; nothing "
+                "can be learned from a constant"
+            )
+        return found
+
+
+def checked(reward: Reward, name: str) -> Reward:
+    """The reward, which may be an async function, behind a Check. The `model` it has is that of what comes back."""
+    check = Check(name)
+
+    def call(completions: Sequence[Any], **columns: Any) -> list[float | None]:
+        return check(reward(completions=completions, **columns), completions)
+
+    async def later(completions: Sequence[Any], **columns: Any) -> list[float | None]:
+        return check(await reward(completions=completions, **columns), completions)
+
+    awaits = any(inspect.iscoroutinefunction(own) for own in (reward, getattr(reward, "__call__", None)))  # noqa: B004
+    found: Any = later if awaits else call
+    found.__name__ = name.rpartition(":")[2]
+    if hasattr(reward, "model"):
+        found.model = reward.model
+    return found
+
+
+def _rouge_l() -> Reward:
+    scorer = need("rouge_score.rouge_scorer", "the reward rouge_l").RougeScorer(["rougeL"])
+
+    def score(completions: Sequence[Any], reference: Sequence[str], **others: Any) -> list[float]:
+        return [scorer.score(a, text(b))["rougeL"].fmeasure for a, b in zip(reference, completions, strict=True)]
+
+    return score
+
+
+def _chrf() -> Reward:
+    chrf = need("sacrebleu", "the reward chrf").sentence_chrf
+
+    def score(completions: Sequence[Any], reference: Sequence[str], **others: Any) -> list[float]:
+        return [chrf(text(b), [a]).score / 100 for a, b in zip(reference, completions, strict=True)]
+
+    return score
+
+
+def text(completion: Any) -> str:
+    """A completion as TRL gives it: a text, or the messages of a conversation."""
+    return completion if isinstance(completion, str) else "".join(str(message["content"]) for message in completion)
+
+
+METRICS: dict[str, Callable[[], Reward]] = {"rouge_l": _rouge_l, "chrf": _chrf}
+"""Rewards that compare completions with the column `reference`."""
