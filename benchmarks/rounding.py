@@ -1,8 +1,8 @@
 """How much of a difference of two losses is rounding: `python benchmarks/rounding.py`.
 
 LoRA (rank 16, all linear layers, float32) over SmolLM2 in bfloat16 and in float32, moved by ±d along random directions
-of length d: the difference of whole texts' log-probabilities, Σ_t log p(y_t), at both points. In float32 it is the slope
-times 2d; in bfloat16 what rounding adds stays as large when d shrinks. d of a two-point step is ε·‖z‖: ε·√n for
+of length d: the difference of whole texts' log-probabilities, Σ_t log p(y_t), at both points. In float32 it is the
+slope times 2d; in bfloat16 what rounding adds stays as large when d shrinks. d of a two-point step is ε·‖z‖: ε·√n for
 Gaussian z, ε·‖mu‖ for ZOPrO.
 """
 

@@ -13,7 +13,8 @@ pytest.importorskip("trl")
 from trl_toys import llama, rows, tokenizer
 from zerothorder.cli.main import main
 from zerothorder.errors import UsageError
-from zerothorder.integrations.trl import CONSTANT, check_rows, checked, load_rows, reward_of
+from zerothorder.integrations.rewards import CONSTANT, checked, reward_of
+from zerothorder.integrations.trl import check_rows, load_rows
 from zerothorder.ledger.reader import read
 from zerothorder.replay import replay
 

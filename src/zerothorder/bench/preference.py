@@ -13,8 +13,9 @@ from zerothorder.data.models import DTYPES
 from zerothorder.errors import UsageError, nearest
 from zerothorder.integrations import answers
 from zerothorder.integrations.adapters import Adapters, Method, told
-from zerothorder.integrations.policies import Look, Reward, look
+from zerothorder.integrations.policies import Look, look
 from zerothorder.integrations.refinement import FITTED, Refinement
+from zerothorder.integrations.rewards import Reward
 from zerothorder.integrations.trl import mixed
 
 OBJECTIVES = ("rloo", "dpo")

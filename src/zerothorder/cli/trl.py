@@ -98,7 +98,8 @@ def _made(
     from zerothorder import catalogue
     from zerothorder.data import load_model
     from zerothorder.data.quiet import need
-    from zerothorder.integrations.trl import AIMS, METRICS, load_rows, mixed, reward_of
+    from zerothorder.integrations.rewards import METRICS, reward_of
+    from zerothorder.integrations.trl import AIMS, load_rows, mixed
 
     trainer, config = mixed(objective)
     trl, aim = need("trl", f"the objective {objective}"), AIMS[objective]

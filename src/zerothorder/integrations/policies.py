@@ -12,12 +12,11 @@ import torch
 
 from zerothorder.data.quiet import need
 from zerothorder.errors import UsageError
+from zerothorder.integrations.rewards import Reward
 from zerothorder.key import named_seed
 from zerothorder.objectives.head import packed_head_input
 from zerothorder.objectives.sequences import answer_nll, device_of
 
-Reward = Callable[..., Sequence[float]]
-"""(prompts=, completions=, and the other columns of the rows) → a number a completion, higher is better."""
 Judge = Callable[[Sequence[str], Sequence[tuple[str, str]], Mapping[str, Sequence[Any]]], Sequence[int]]
 """(prompts, two completions of each, the other columns) → 0 or 1, the better one; -1 for neither."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from zerothorder.integrations.adapters import Adapters, Method
     from zerothorder.integrations.answers import Asked
-    from zerothorder.integrations.policies import Reward
+    from zerothorder.integrations.rewards import Reward
     from zerothorder.integrations.rounds import Rounds
 
 FITTED = "fitted"
@@ -80,7 +80,7 @@ class Refinement:
     def measured(self, kind: "Adapters") -> "Reward":
         """What is measured of completions: the reward, or `truth` where the reward is fitted."""
         from zerothorder.integrations.policies import scored_by
-        from zerothorder.integrations.trl import reward_of
+        from zerothorder.integrations.rewards import reward_of
 
         found: Any = reward_of(self.truth if self.reward == FITTED else self.reward)
         return scored_by(*kind.load(found, head=1)) if isinstance(found, str) else found

@@ -14,7 +14,8 @@ CONSTANT = 20
 """Generations in a row whose rewards are all the same, after which a run stops: it would learn nothing from them."""
 
 Reward = Callable[..., Any]
-"""(completions=, and the columns of the rows) → a number a completion; a coroutine of them where it is async."""
+"""(prompts=, completions=, and the other columns of the rows) → a number a completion, higher is better; a coroutine of
+them where it is async."""
 
 
 def reward_of(name: str) -> Any:

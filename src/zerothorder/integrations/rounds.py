@@ -20,7 +20,8 @@ from zerothorder.errors import UsageError
 from zerothorder.execution.meter import Meter
 from zerothorder.integrations.adapters import ADAPTER, START, Adapters, Method, told
 from zerothorder.integrations.answers import share
-from zerothorder.integrations.policies import Judge, Reward, columns, draw, pairs_of, scored_by
+from zerothorder.integrations.policies import Judge, columns, draw, pairs_of, scored_by
+from zerothorder.integrations.rewards import Reward
 from zerothorder.integrations.trl import check_rows
 from zerothorder.key import named_seed
 from zerothorder.ledger.attachments import write_durably

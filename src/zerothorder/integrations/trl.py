@@ -9,11 +9,6 @@ from typing import Any
 from zerothorder.data.quiet import need
 from zerothorder.data.sources import SHIPPED, data_folder
 from zerothorder.errors import UsageError, nearest
-from zerothorder.integrations.rewards import CONSTANT, METRICS, Reward, checked, reward_of, text
-
-__all__ = [
-    "AIMS", "CONSTANT", "METRICS", "Aim", "Reward", "check_rows", "checked", "load_rows", "mixed", "reward_of", "text",
-]  # fmt: skip
 
 
 @dataclass(frozen=True)
