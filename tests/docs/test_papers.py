@@ -26,7 +26,7 @@ CHECKS = {
         *("batched trap: dropout, batch norm", "batched trap: cache", "batched trap: masks and positions"),
         "batched trap: small matrices",
     ),
-    "ZOPrO": (*"123456", "trap: schedule", "trap: names and shapes"),
+    "ZOPrO": (*"123456", "trap: schedule", "trap: names and shapes", "trap: vectors that change"),
     "ZO-Bench": (*"12345678", "trap: kernels", "all"),
     "SGD and AdamW": ("steps", "gradient", "trainer", "ledger", "bad values", "refusals"),
 }
