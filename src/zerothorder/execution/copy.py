@@ -54,6 +54,7 @@ class Copy:
                     write_probe(other, site, point.terms, around.direction, around.state)
                     pairs.append((site.parameter, other))
                 look = seeded(key, around.direction.run_key, around.model)
-                with in_place_of(pairs), look, interrupts.heard(), around.meter.weighing(WEIGHT[point.want]):
+                weighing = around.meter.weighing(WEIGHT[point.want], point.want == "gradient")
+                with in_place_of(pairs), look, interrupts.heard(), weighing:
                     values.append(value_at(around.model, around.space, point, objective, dict(batches)))
         return values

@@ -49,9 +49,10 @@ class Meter:
             self._watched.pop()
 
     @contextmanager
-    def weighing(self, weight: int) -> Generator[None]:
-        """Rows and tokens inside the block count `weight` times."""
-        self._weight, self._graded = weight, torch.is_grad_enabled()
+    def weighing(self, weight: int, graded: bool = False) -> Generator[None]:
+        """Rows and tokens inside the block count `weight` times; where it is `graded`, those that a gradient goes
+        through."""
+        self._weight, self._graded = weight, graded
         try:
             yield
         finally:

@@ -72,7 +72,8 @@ class Swap:
                             elif point.terms:
                                 exchange.install(plan, whole)
                         look = seeded(key, around.direction.run_key, around.model)
-                        with look, interrupts.heard(), around.meter.weighing(WEIGHT[point.want]):
+                        weighing = around.meter.weighing(WEIGHT[point.want], point.want == "gradient")
+                        with look, interrupts.heard(), weighing:
                             values.append(value_at(around.model, around.space, point, objective, dict(batches)))
                     finally:
                         exchange.close()
