@@ -1,5 +1,6 @@
 """A byte-level tokenizer, a Llama and a BERT of a few thousand weights. Libraries load with their fixture."""
 
+import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,12 @@ def pytest_configure() -> None:
     """A suite started in the background inherits an ignored Ctrl-C, which the tests of it could then not send."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def precision_as_asked() -> None:
+    """Arguments with bf16=True set this variable at transformers 4.56; trainers of later tests would compute in it."""
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
 
 
 @pytest.fixture(scope="session")
