@@ -246,7 +246,7 @@ def test_a_reward_model_that_gives_no_number_is_said(base: str) -> None:
     loaded = load_model(base, head=1)
     with torch.no_grad():
         loaded.model.score.weight.fill_(torch.nan)
-    with pytest.raises(UsageError, match="gives nan for completion 0: 'w4'"):
+    with pytest.raises(UsageError, match="the reward model is nan for completion 0: 'w4'"):
         scored_by(loaded.model, loaded.tokenizer)(prompts=["w1 "], completions=["w4"])
 
 

@@ -1,7 +1,6 @@
 """What a policy says: completions drawn from it, what a reward thinks of them, how far it is from its reference."""
 
 import dataclasses
-import math
 import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ import torch
 
 from zerothorder.data.quiet import need
 from zerothorder.errors import UsageError
-from zerothorder.integrations.rewards import Reward
+from zerothorder.integrations.rewards import Check, Reward
 from zerothorder.key import named_seed
 from zerothorder.objectives.head import packed_head_input
 from zerothorder.objectives.sequences import answer_nll, device_of
@@ -128,9 +127,7 @@ def scored_by(model: Any, tokenizer: Any, rows: int = 16) -> Reward:
                     texts = [prompt + completion + (tokenizer.eos_token or "") for prompt, completion in pairs]
                     batch = _read(model, tokenizer, texts)
                     found += model(**batch).logits[:, 0].float().tolist()
-            for number, score in enumerate(found):
-                if not math.isfinite(score):
-                    raise UsageError(f"the reward model gives {score} for completion {number}: {completions[number]!r}")
+            Check("model")(found, completions)
         finally:
             model.train(was)
         return found
