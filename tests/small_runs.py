@@ -119,7 +119,7 @@ class Case:
         model, contents, state = self.base(), read(path), State()
         space = self.space(model)
         ledger = Ledger.resume(path)
-        load_attached(contents, ledger.attachments, space, state, str(path))
+        load_attached(contents, ledger.attachments, model, space, state, str(path))
         done = load_snapshot(folder / "snapshots", contents.chains, space, state)
         apply_entries(contents.entries[done:], contents, space, state, ledger.attachments, str(path))
         return Run(

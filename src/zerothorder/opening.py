@@ -50,7 +50,7 @@ def open_run(
                 f"the data {config.data} gives other rows than when this run began (or the tokenizer cuts them "
                 "otherwise); resume needs the same: put them back, or start a new run"
             )
-        load_attached(contents, Attachments(path.parent / "attachments"), space, state, str(path))
+        load_attached(contents, Attachments(path.parent / "attachments"), task.model, space, state, str(path))
         check_base(contents.header, task.model, space, str(path))
         movement = Movement(space, task.source)  # from where the ledger starts
         done = load_snapshot(config.output / "snapshots", contents.chains, space, state)

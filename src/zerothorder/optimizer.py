@@ -170,7 +170,7 @@ class ZerothOrder(torch.optim.Optimizer):
     def _resume(path: Path, model: nn.Module, space: ParameterSpace) -> tuple[Ledger, State]:
         state = State()
         contents = read(path)
-        load_attached(contents, Attachments(path.parent / "attachments"), space, state, str(path))
+        load_attached(contents, Attachments(path.parent / "attachments"), model, space, state, str(path))
         try:
             check_base(contents.header, model, space, str(path))
         except LedgerError as error:

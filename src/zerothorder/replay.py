@@ -20,7 +20,7 @@ from zerothorder.state import State
 TERMS = 64
 """Terms applied in one pass over the weights; more would gain little, and progress would be told seldom."""
 START = "start"
-"""Attachment of searched tensors that the base does not hold: their values before the first step."""
+"""Attachment of tensors that the base does not hold, searched or frozen: their values before the first step."""
 
 
 def recipe_of(contents: Contents) -> Recipe:
@@ -88,7 +88,7 @@ def _opened(
     """A ledger and a model that stands where its first step does."""
     contents = read(path, until)
     space, state, store = space_of(model, contents), State(), Attachments(Path(path).parent / "attachments")
-    load_attached(contents, store, space, state, str(path))
+    load_attached(contents, store, model, space, state, str(path))
     check_base(contents.header, model, space, str(path))
     return contents, space, state, store
 
@@ -99,20 +99,23 @@ def space_of(model: nn.Module, contents: Contents) -> ParameterSpace:
     return ParameterSpace.of(model, lambda name: name in names, contents.header.precision)  # type: ignore[arg-type]
 
 
-def load_attached(contents: Contents, store: Attachments, space: ParameterSpace, state: State, where: str) -> None:
-    """Attachments made before the first step into the State, START into the weights too; `apply_entries` loads later
-    ones. LedgerError names what is missing or unfit."""
+def load_attached(
+    contents: Contents, store: Attachments, model: nn.Module, space: ParameterSpace, state: State, where: str
+) -> None:
+    """Attachments made before the first step into the State, START into the weights too, frozen ones by their name in
+    `model`; `apply_entries` loads later ones. LedgerError names what is missing or unfit."""
     for step, name, digest in contents.attachments:
         if step == 0:
             state.tensors[name] = store.get(digest, f"{where}: {name!r}")
+    homes = dict(model.named_parameters()) | {site.name: site.parameter for site in space}
     with torch.no_grad():
         for name, tensor in state.tensors.get(START, {}).items():
-            site = space.by_name.get(name)
-            if site is None or site.parameter.shape != tensor.shape:
+            home = homes.get(name)
+            if home is None or home.shape != tensor.shape:
                 raise LedgerError(
                     f"{where} starts from its own {name!r}, which does not fit this base; give its own base"
                 )
-            site.parameter.copy_(tensor)
+            home.copy_(tensor)
 
 
 def apply_entries(

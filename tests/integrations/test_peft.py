@@ -412,10 +412,13 @@ def test_a_prefix_leaves_room_in_the_context(config: TrainConfig) -> None:
 
 def test_an_adapter_s_configuration_is_the_same_bytes_whatever_order_its_sets_come_in(tmp_path: Path) -> None:
     class Written:
+        active_adapter = "default"
+
         def __init__(self, targets: list[str]) -> None:
             self.targets = targets
 
-        def save_pretrained(self, folder: Path) -> None:
+        def save_pretrained(self, folder: Path, selected_adapters: list[str]) -> None:
+            assert selected_adapters == ["default"]
             folder.mkdir()
             (folder / "adapter_config.json").write_text(json.dumps({"target_modules": self.targets, "r": 8}))
             (folder / "README.md").write_text("[More Information Needed]")

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import zerothorder as zo
 from trl_toys import arguments, llama, rows, scorer, tokenizer
@@ -631,6 +632,47 @@ def test_a_model_card_and_a_tracker_are_written_as_ever(tmp_path: Path) -> None:
     seen = EventAccumulator(str(found[0]))
     seen.Reload()
     assert {"train/loss", "train/rewards/margins", "train/zo/projected_gradient"} <= set(seen.Tags()["scalars"])
+
+
+@pytest.mark.parametrize(
+    ("objective", "more"),
+    [
+        ("dpo", {"args": {"precompute_ref_log_probs": False}}),
+        ("kto", {"ref_model": None}),
+        ("rloo", {"args": {"beta": 0.1}}),
+    ],
+    ids=["dpo", "kto", "rloo"],
+)
+def test_training_a_trained_adapter_is_replayed_with_the_copy_that_is_the_reference(
+    objective: str, more: dict[str, Any], tmp_path: Path
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    from zerothorder.cli.replay import main
+
+    lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    llama(0).save_pretrained(tmp_path / "base")
+    tokenizer().save_pretrained(tmp_path / "base")
+    adapted = get_peft_model(llama(0), lora)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for name, own in adapted.named_parameters():
+            if ".lora_" in name:  # B is zero in a new one
+                own.copy_(torch.randn(own.shape, generator=generator) * 0.1)
+    start = {name: own.clone() for name, own in adapted.named_parameters() if ".default." in name}
+
+    trainer = made(objective, tmp_path / "run", model=adapted, **more)
+    trainer.train()
+    trained = dict(trainer.model.named_parameters())
+    for name, own in start.items():  # the reference stayed, the adapter moved
+        assert torch.equal(trained[name.replace(".default.", ".ref.")], own)
+        assert not torch.equal(trained[name], own)
+
+    assert main([str(tmp_path / "base"), str(tmp_path / "run/ledger.zo"), "-o", str(tmp_path / "out"), "--quiet"]) == 0
+    assert not (tmp_path / "out/ref").exists()
+    again = load_file(tmp_path / "out/adapter_model.safetensors")
+    assert len(again) == len(start)
+    assert all(torch.equal(again[name.replace(".default", "")], trained[name]) for name in start)
 
 
 def test_adapters_over_an_int8_base_are_trained_and_replayed(tmp_path: Path) -> None:

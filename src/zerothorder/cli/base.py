@@ -41,7 +41,7 @@ def load_base(name: str, contents: "Contents", dtype: str | None, device: str, t
     if classes := tuple(map(str, origin.get("classes", ()))):
         name_classes(loaded.model, Verbalizers(classes, classes))
     if "adapter" in origin:  # a trainer's run; its start is an attachment
-        return Base(with_adapter(loaded.model, origin["adapter"]), loaded.tokenizer)
+        return Base(with_adapter(loaded.model, origin["adapter"], origin.get("adapters", {})), loaded.tokenizer)
     scheme = str(origin.get("scheme", "full"))
     return Base(apply_scheme(loaded.model, scheme, bytes.fromhex(contents.header.run_key)), loaded.tokenizer)
 

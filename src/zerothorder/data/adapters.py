@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -51,9 +52,9 @@ def load_adapter(model: Any, folder: Path) -> Any:
     return adapted.train(model.training)
 
 
-def adapter_settings(model: Any) -> dict[str, Any]:
-    """The settings of a model's adapter as plain values, sets in order: what its folder's file would hold."""
-    (config,) = (own for name, own in model.peft_config.items() if name == model.active_adapter)
+def adapter_settings(model: Any, adapter: str) -> dict[str, Any]:
+    """The settings of one of a model's adapters as plain values, sets in order: what its folder's file would hold."""
+    config = model.peft_config[adapter]
 
     def plain(value: Any) -> Any:
         return sorted(value) if isinstance(value, set) else str(value)
@@ -61,12 +62,18 @@ def adapter_settings(model: Any) -> dict[str, Any]:
     return json.loads(json.dumps(config.to_dict() | {"base_model_name_or_path": None}, default=plain))
 
 
-def with_adapter(model: Any, settings: Mapping[str, Any]) -> Any:
-    """The model with an untrained adapter of these settings. UsageError where they do not fit."""
+def with_adapter(
+    model: Any, settings: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+) -> Any:
+    """The model with an untrained adapter of these settings, and frozen ones of `others`, settings by name. UsageError
+    where they do not fit."""
     peft = need("peft", "a run that trained an adapter")
     try:
         with torch.random.fork_rng(devices=[]), hushed():
-            return peft.get_peft_model(model, peft.get_peft_config(dict(settings)))
+            found = peft.get_peft_model(model, peft.get_peft_config(dict(settings)))
+            for name, own in others.items():
+                found.add_adapter(name, peft.get_peft_config(dict(own)))
+            return found
     except (ValueError, TypeError, KeyError) as error:
         raise UsageError(f"the run's adapter cannot be put on this base ({one_sentence(error)})") from error
 
@@ -74,7 +81,7 @@ def with_adapter(model: Any, settings: Mapping[str, Any]) -> Any:
 def write_adapter(model: Any, folder: Path) -> None:
     """adapter_config.json and adapter_model.safetensors, the same bytes in every process; of a classifier also its
     classes, which peft's file has no place for."""
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, selected_adapters=[model.active_adapter])
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
     path = folder / ADAPTER_CONFIG
     config: dict[str, Any] = json.loads(path.read_text())

@@ -29,8 +29,9 @@ class TrainerOptimizer(ZerothOrder):
         self._rates_set = {}  # the trainer's rates, whatever they are
         self.trainer, self.leaves, self.checked = trainer, list[Tensor](), False
         if not resume and base_model(model) is not model:
-            # an adapter begins at random weights, which no base holds
-            self.run.attach(START, {site.name: site.parameter for site in self.run.space})
+            # adapters begin at weights that no base holds, a trainer's frozen copy of one as a reference among them
+            frozen = {name: own for other in _frozen(model) for name, own in _tensors_of(model, other).items()}
+            self.run.attach(START, {site.name: site.parameter for site in self.run.space} | frozen)
 
     def look(self, loss: Any, device: Any) -> Tensor:
         """The step's points on one micro-batch, given as a callable. What comes back is the mean of their losses as a
@@ -73,5 +74,16 @@ def origin(model: Any) -> dict[str, Any]:
     if type(base).__name__.endswith("ForSequenceClassification"):
         found["head"] = base.config.num_labels
     if base is not model:
-        found["adapter"] = adapter_settings(model)
+        found["adapter"] = adapter_settings(model, model.active_adapter)
+        if others := _frozen(model):
+            found["adapters"] = {name: adapter_settings(model, name) for name in others}
     return found
+
+
+def _frozen(model: Any) -> list[str]:
+    """Names of the adapters that stand beside the one that is trained."""
+    return [name for name in model.peft_config if name != model.active_adapter]
+
+
+def _tensors_of(model: Any, adapter: str) -> dict[str, Tensor]:
+    return {name: own.detach() for name, own in model.named_parameters() if adapter in name.split(".")}

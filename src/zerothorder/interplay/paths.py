@@ -115,7 +115,7 @@ class Replayed:
         count = min(pieces, steps)
         found = cls(name, model, path, [round(steps * i / count) for i in range(count + 1)], contents)
         space, state = space_of(model, contents), State()
-        load_attached(contents, found._store, space, state, str(path))
+        load_attached(contents, found._store, model, space, state, str(path))
         check_base(contents.header, model, space, str(path))
         found._space = space
         return found
