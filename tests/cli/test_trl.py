@@ -202,11 +202,13 @@ def test_a_column_that_is_missing_has_its_nearest_name(folder: Path, tmp_path: P
 def test_a_reward_that_is_no_number_or_never_another_is_refused() -> None:
     with pytest.raises(UsageError, match="is nan for completion 1: 'b'"):
         checked(lambda completions: [1.0, float("nan")], "odd")(["a", "b"])
-    constant = checked(lambda completions: [2.0, 2.0], "flat")
+    constant = checked(lambda completions: [2.0, 2.0], "flat", learned=True)
+    looked_at = checked(lambda completions: [2.0, 2.0], "flat")
     for _ in range(CONSTANT - 1):
-        assert constant(["a", "b"]) == [2.0, 2.0]
+        assert constant(["a", "b"]) == looked_at(["a", "b"]) == [2.0, 2.0]
     with pytest.raises(UsageError, match="gave 2 to every completion"):
         constant(["a", "b"])
+    assert looked_at(["a", "b"]) == [2.0, 2.0]
 
 
 def test_a_checked_reward_is_counted_by_its_model_and_may_say_nothing() -> None:

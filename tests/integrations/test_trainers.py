@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import zerothorder as zo
 from trl_toys import arguments, llama, rows, scorer, tokenizer
 from zerothorder.errors import LedgerError, UsageError
+from zerothorder.integrations import rewards
 from zerothorder.integrations.trainer_arguments import discopop_slope, settle
 from zerothorder.key import Key
 from zerothorder.ledger.header import fingerprint
@@ -364,6 +365,26 @@ def test_a_reward_that_is_no_number_stops_the_run_whoever_gave_it(reward: Callab
     trainer = made("rloo", tmp_path / "run", reward_funcs=[reward()], reward_processing_classes=[tokenizer()])
     with pytest.raises(UsageError, match=r"the reward .* is nan for completion 0"):
         trainer.train()
+
+
+def _flat(completions: list[str], **others: Any) -> list[float]:
+    return [0.5 for _ in completions]
+
+
+@pytest.mark.parametrize("weights", [[1.0, 0.0], None], ids=["looked at", "learned from"])
+def test_a_constant_reward_stops_the_run_only_where_something_is_learned_from_it(
+    weights: list[float] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rewards, "CONSTANT", 2)
+    named: dict[str, Any] = {"reward_funcs": [distinct, _flat], "args": {"reward_weights": weights}}
+    trainer = made("rloo", tmp_path / "run", **named)
+    if weights is None:
+        with pytest.raises(UsageError, match=r"the reward _flat gave 0\.5 to every completion of 2 generations"):
+            trainer.train()
+    else:
+        trainer.train()
+        key = "rewards/_flat/mean"
+        assert {row[key] for row in trainer.state.log_history if key in row} == {0.5}
 
 
 async def _later(completions: list[str], **others: Any) -> list[float | None]:

@@ -35,10 +35,11 @@ def reward_of(name: str) -> Any:
 
 
 class Check:
-    """Refuses rewards in a sentence where they are no number, or all the same again and again."""
+    """Refuses rewards in a sentence where they are no number, or, if they are to be `learned` from, the same again and
+    again."""
 
-    def __init__(self, name: str) -> None:
-        self.name, self.same = name, 0
+    def __init__(self, name: str, learned: bool = False) -> None:
+        self.name, self.learned, self.same = name, learned, 0
 
     def __call__(self, given: Iterable[Any], completions: Sequence[Any] | None = None) -> list[float | None]:
         """The rewards of a generation; None is kept: by TRL's word the reward says nothing of that completion."""
@@ -49,7 +50,7 @@ class Check:
                 said = "" if completions is None else f": {completions[number]!r}"
                 raise UsageError(f"the reward {self.name} is {value} for completion {number}{said}")
         self.same = self.same + 1 if len(set(numbers)) == 1 else 0
-        if self.same >= CONSTANT:
+        if self.learned and self.same >= CONSTANT:
             raise UsageError(
                 f"the reward {self.name} gave {numbers[0]:g} to every completion of {CONSTANT} generations; nothing "
                 "can be learned from a constant"
@@ -57,9 +58,9 @@ class Check:
         return found
 
 
-def checked(reward: Reward, name: str) -> Reward:
+def checked(reward: Reward, name: str, learned: bool = False) -> Reward:
     """The reward, which may be an async function, behind a Check. The `model` it has is that of what comes back."""
-    check = Check(name)
+    check = Check(name, learned)
 
     def call(completions: Sequence[Any], **columns: Any) -> list[float | None]:
         return check(reward(completions=completions, **columns), completions)

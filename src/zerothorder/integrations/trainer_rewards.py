@@ -11,14 +11,19 @@ from zerothorder.integrations.rewards import Check, checked
 
 class Rewards:
     """Of `trainer.reward_funcs`, functions are put behind a check; models are called by TRL itself, so what they say is
-    heard where they are `listening`."""
+    heard where they are `listening`. One of weight zero is only looked at, and may be constant."""
 
     def __init__(self, trainer: Any) -> None:
         given = getattr(trainer, "reward_funcs", None)
         given = list(given) if isinstance(given, list | tuple) else []
-        self.models = [(own, Check(_name(own))) for own in given if isinstance(own, nn.Module)]
+        weights = getattr(trainer.args, "reward_weights", None) or [1.0] * len(given)
+        learned = [weight != 0 for weight in weights]
+        pairs = list(zip(given, learned, strict=True))
+        self.models = [(own, Check(_name(own), moves)) for own, moves in pairs if isinstance(own, nn.Module)]
         if len(self.models) < len(given):
-            trainer.reward_funcs = [own if isinstance(own, nn.Module) else checked(own, _name(own)) for own in given]
+            trainer.reward_funcs = [
+                own if isinstance(own, nn.Module) else checked(own, _name(own), moves) for own, moves in pairs
+            ]
 
     @contextmanager
     def listening(self) -> Generator[None]:
