@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -62,9 +61,7 @@ def adapter_settings(model: Any, adapter: str) -> dict[str, Any]:
     return json.loads(json.dumps(config.to_dict() | {"base_model_name_or_path": None}, default=plain))
 
 
-def with_adapter(
-    model: Any, settings: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
-) -> Any:
+def with_adapter(model: Any, settings: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> Any:
     """The model with an untrained adapter of these settings, and frozen ones of `others`, settings by name. UsageError
     where they do not fit."""
     peft = need("peft", "a run that trained an adapter")
