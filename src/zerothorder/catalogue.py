@@ -23,6 +23,7 @@ from zerothorder.recipes import (
     zo_sgd_mmt,
     zo_sgd_sign,
     zopro,
+    zpg,
 )
 
 
@@ -52,6 +53,8 @@ CATALOGUE: dict[str, Row] = {
         (hybrid.Hybrid, zo_sgd.SCHEME_DEFAULTS),
         (sparse_gradient.SparseGradient, sparse_gradient.SCHEME_DEFAULTS),
         (zopro.ZOPrO, _NONE),
+        (zpg.ZPG, zo_sgd.SCHEME_DEFAULTS),
+        (zpg.ZSPO, zpg.SIGNS),
         (first_order.SGD, _NONE),
         (first_order.AdamW, first_order.SCHEME_DEFAULTS),
     )

@@ -73,7 +73,7 @@ def step_row(entry: Entry) -> dict[str, Any]:
         "kind": "step",
         "step": entry.step,
         "loss": entry.notes.get("loss"),
-        "projected_gradient": entry.terms[0][1] if entry.terms else None,
+        "projected_gradient": entry.projected_gradient if entry.terms else None,
         "lr": max(rate.lr for rate in entry.rates.values()),
         "skipped": entry.skipped,
     }

@@ -1,7 +1,7 @@
 """Rebuild the trained weights from base and ledger: apply the entries, nothing else."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -106,7 +106,7 @@ def load_attached(
     `model`; `apply_entries` loads later ones. LedgerError names what is missing or unfit."""
     for step, name, digest in contents.attachments:
         if step == 0:
-            state.tensors[name] = store.get(digest, f"{where}: {name!r}")
+            state.tensors[name] = beside(store.get(digest, f"{where}: {name!r}"), space)
     homes = dict(model.named_parameters()) | {site.name: site.parameter for site in space}
     with torch.no_grad():
         for name, tensor in state.tensors.get(START, {}).items():
@@ -116,6 +116,12 @@ def load_attached(
                     f"{where} starts from its own {name!r}, which does not fit this base; give its own base"
                 )
             home.copy_(tensor)
+
+
+def beside(tensors: Mapping[str, Tensor], space: ParameterSpace) -> dict[str, Tensor]:
+    """Tensors by site name, each on its site's device: files are read into the processor's memory."""
+    homes = {site.name: site.parameter.device for site in space}
+    return {name: tensor.to(homes.get(name, tensor.device)) for name, tensor in tensors.items()}
 
 
 def apply_entries(
@@ -137,7 +143,7 @@ def apply_entries(
     def attach(step: int) -> None:
         while waiting and waiting[0][0] <= step:
             _, name, digest = waiting.pop(0)
-            state.tensors[name] = store.get(digest, f"{where}: {name!r}")
+            state.tensors[name] = beside(store.get(digest, f"{where}: {name!r}"), space)
 
     for group in _groups(entries, [step for step, _, _ in waiting], terms):
         attach(group[0].step)

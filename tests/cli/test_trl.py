@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ pytest.importorskip("trl")
 from trl_toys import llama, rows, tokenizer
 from zerothorder.cli.main import main
 from zerothorder.errors import UsageError
-from zerothorder.integrations.rewards import CONSTANT, checked, reward_of
+from zerothorder.integrations.rewards import Check, checked, reward_of
+from zerothorder.integrations.trainer_rewards import CONSTANT, Rewards
 from zerothorder.integrations.trl import check_rows, load_rows
 from zerothorder.ledger.reader import read
 from zerothorder.replay import replay
@@ -199,16 +201,71 @@ def test_a_column_that_is_missing_has_its_nearest_name(folder: Path, tmp_path: P
         load_rows("dpo", str(other), "train")
 
 
-def test_a_reward_that_is_no_number_or_never_another_is_refused() -> None:
+def test_a_reward_that_is_no_number_is_refused() -> None:
     with pytest.raises(UsageError, match="is nan for completion 1: 'b'"):
-        checked(lambda completions: [1.0, float("nan")], "odd")(["a", "b"])
-    constant = checked(lambda completions: [2.0, 2.0], "flat", learned=True)
-    looked_at = checked(lambda completions: [2.0, 2.0], "flat")
+        checked(lambda completions: [1.0, float("nan")], Check("odd"))(["a", "b"])
+    assert checked(lambda completions: [1.0, 2.0], Check("even"))(["a", "b"]) == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [[1.0, 1.0], [0.0, 0.0]],  # one prompt a generation, easy and hard ones in turn
+        [[None, 1.0]],  # of all but one completion nothing is said
+        [[1.0, 1.0], [1.0, 0.5]],
+    ],
+    ids=["in turn", "silent", "seldom another"],
+)
+def test_a_reward_that_differs_somewhere_is_no_constant(said: list[list[float | None]]) -> None:
+    turn = iter(range(1000))
+    trainer = _Trainer([lambda completions: said[next(turn) % len(said)]])
+    for _ in range(3 * CONSTANT):
+        trainer.generation()
+
+
+def test_one_and_the_same_reward_stops_a_training_but_no_evaluation() -> None:
+    trainer = _Trainer([lambda completions: [2.0, 2.0]])
     for _ in range(CONSTANT - 1):
-        assert constant(["a", "b"]) == looked_at(["a", "b"]) == [2.0, 2.0]
-    with pytest.raises(UsageError, match="gave 2 to every completion"):
-        constant(["a", "b"])
-    assert looked_at(["a", "b"]) == [2.0, 2.0]
+        trainer.generation()
+    for _ in range(3 * CONSTANT):
+        trainer.reward_funcs[0](["a", "b"])
+    with pytest.raises(UsageError, match="the reward <lambda> gave 2 to every completion of 20 generations"):
+        trainer.generation()
+
+
+def test_a_constant_beside_a_reward_that_varies_is_no_reason_to_stop() -> None:
+    values = iter(range(1000))
+    flat, varied = (lambda completions: [1.0, 1.0]), (lambda completions: [0.0, float(next(values))])
+    for functions, weights in (([flat, varied], None), ([varied, flat], [1.0, 0.0])):
+        trainer = _Trainer(functions, weights)
+        for _ in range(3 * CONSTANT):
+            trainer.generation()
+    trainer = _Trainer([flat, flat], [1.0, 2.0])
+    for _ in range(CONSTANT - 1):
+        trainer.generation()
+    with pytest.raises(UsageError, match="gave 1 and the reward <lambda> gave 1 to every completion"):
+        trainer.generation()
+
+
+class _Trainer:
+    """As much of TRL's trainer as its rewards are."""
+
+    def __init__(self, functions: list[Any], weights: list[float] | None = None) -> None:
+        self.reward_funcs, self.args = functions, SimpleNamespace(reward_weights=weights)
+        self.rewards = Rewards(self)
+
+    def generation(self) -> None:
+        with self.rewards.listening():
+            for function in self.reward_funcs:
+                function(["a", "b"])
+
+
+def test_a_reward_is_found_beside_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A console script's path has no working folder in it."""
+    (tmp_path / "a_reward_of_mine.py").write_text("def f(completions, **others):\n    return [1.0, 2.0]\n")
+    monkeypatch.setattr(sys, "path", [own for own in sys.path if own not in ("", str(tmp_path))])
+    monkeypatch.chdir(tmp_path)
+    assert reward_of("a_reward_of_mine:f")(completions=["a", "b"]) == [1.0, 2.0]
 
 
 def test_a_checked_reward_is_counted_by_its_model_and_may_say_nothing() -> None:
@@ -216,10 +273,10 @@ def test_a_checked_reward_is_counted_by_its_model_and_may_say_nothing() -> None:
         return [None, 1.0]
 
     reward.model = model = object()  # type: ignore[attr-defined]
-    found: Any = checked(reward, "some")
+    found: Any = checked(reward, Check("some"))
     assert found.model is model
     assert found(["a", "b"]) == [None, 1.0]
-    assert not hasattr(checked(lambda completions: [1.0], "none"), "model")
+    assert not hasattr(checked(lambda completions: [1.0], Check("none")), "model")
 
 
 def test_rewards_by_name() -> None:

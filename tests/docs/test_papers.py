@@ -27,6 +27,7 @@ CHECKS = {
         "batched trap: small matrices",
     ),
     "ZOPrO": (*"123456", "trap: schedule", "trap: names and shapes", "trap: vectors that change"),
+    "ZPG": (*"123456", "trap: ties", "trap: pairs", "refusals"),
     "ZO-Bench": (*"12345678", "trap: kernels", "all"),
     "SGD and AdamW": ("steps", "gradient", "trainer", "ledger", "bad values", "refusals"),
 }
@@ -34,6 +35,7 @@ CHECKS = {
 
 FILES = {
     "MeZO": "test_mezo.py", "SPSA": "test_spsa.py", "Low-rank SPSA": "test_low_rank.py", "ZOPrO": "test_zopro.py",
+    "ZPG": "test_zpg.py",
     "ZO-Bench": "test_zo_bench.py", "SGD and AdamW": "test_first_order.py",
 }  # fmt: skip
 """The tests of each recipe by itself: every one of them stands for a check."""

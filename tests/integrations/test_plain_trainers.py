@@ -12,7 +12,7 @@ from torch.nn import functional
 import zerothorder as zo
 from trl_toys import arguments, llama, t5
 from zerothorder.catalogue import build
-from zerothorder.errors import UsageError
+from zerothorder.errors import LedgerError, UsageError
 from zerothorder.key import Key
 from zerothorder.ledger.reader import read
 from zerothorder.point import Point
@@ -160,3 +160,100 @@ def test_recipes_of_other_kinds_train_and_are_replayed(name: str, tmp_path: Path
     trained = trainer.model.state_dict()
     assert all(torch.equal(tensor, trained[name]) for name, tensor in again.state_dict().items())
     assert any(not torch.equal(tensor, trained[name]) for name, tensor in llama().state_dict().items())
+
+
+def test_a_loss_that_no_point_would_reach_is_refused_and_has_its_place(tmp_path: Path) -> None:
+    """What comes before the mixin would add to the loss that is shown alone; what comes behind it is trained."""
+
+    def penalised(base: Any) -> Any:
+        class Penalised(base):
+            def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+                loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+                loss = loss + 1e3 * outputs.logits.square().sum()
+                return (loss, outputs) if return_outputs else loss
+
+        return Penalised
+
+    def trainer_of(kind: Any, name: str) -> Any:
+        args = arguments(transformers.TrainingArguments, tmp_path / name)
+        return kind(model=llama(), args=args, train_dataset=DATA, recipe="spsa")
+
+    plain = transformers.Trainer
+    with pytest.raises(UsageError, match=r"comes before TrainerMixin's .* move it into a trainer behind the mixin"):
+        trainer_of(penalised(type("Mixed", (zo.TrainerMixin, plain), {})), "before")
+    trainer = trainer_of(type("Mixed", (zo.TrainerMixin, penalised(plain)), {}), "behind")
+    trainer.train()
+    entry = read(tmp_path / "behind/ledger.zo").entries[0]
+    assert entry.notes["loss"] == pytest.approx(trainer.state.log_history[0]["loss"], rel=1e-3)
+    assert abs(entry.projected_gradient) > 10
+
+
+def test_the_caller_s_arguments_stay_as_they_are(tmp_path: Path) -> None:
+    """Another trainer, for comparison, may be made with them."""
+    args = arguments(transformers.TrainingArguments, tmp_path / "run", max_grad_norm=0.5)
+    trainer = type("Mixed", (zo.TrainerMixin, transformers.Trainer), {})(
+        llama(), args, train_dataset=DATA, recipe="spsa"
+    )
+    assert (trainer.args.max_grad_norm, args.max_grad_norm) == (0.0, 0.5)
+
+
+def test_a_line_is_logged_once_however_often_the_loss_is_computed(tmp_path: Path) -> None:
+    class Talking(transformers.Trainer):
+        _metrics = "somebody else's"
+
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            self.log({"mine": 1.0})
+            return super().compute_loss(*args, **kwargs)
+
+    args = arguments(transformers.TrainingArguments, tmp_path / "run")
+    trainer = type("Mixed", (zo.TrainerMixin, Talking), {})(llama(), args, train_dataset=DATA, recipe="spsa")
+    trainer.train()
+    assert sum("mine" in row for row in trainer.state.log_history) == 4 * 2
+
+
+@pytest.mark.parametrize("recipe", ["zopro", "block-wise", "sparse-gradient"])
+def test_the_logged_norm_is_as_long_as_the_step(recipe: str, tmp_path: Path) -> None:
+    """SGD without decay moves by lr times the estimate, whatever the direction's length is."""
+    from zerothorder.recipes.zopro import guide
+
+    args = {"learning_rate": 1e-2, "lr_scheduler_type": "constant", "max_steps": 1, "logging_steps": 1}
+    mu = {name: own.detach() for name, own in llama(1).named_parameters()}
+    begin = {"begin": lambda run: guide(run, mu)} if recipe == "zopro" else {}
+    trainer = made(tmp_path / "run", recipe=build(recipe, eps=1e-2), args=args, **begin)
+    before = [own.detach().clone() for own in trainer.model.parameters()]
+    trainer.train()
+    moved = torch.cat([(a - b).flatten() for a, b in zip(trainer.model.parameters(), before, strict=True)]).detach()
+    (row,) = [row for row in trainer.state.log_history if "grad_norm" in row]
+    assert float(moved.norm()) / 1e-2 == pytest.approx(row["grad_norm"], rel=0.05)
+    entry = read(tmp_path / "run/ledger.zo").entries[0]
+    assert row["zo/projected_gradient"] == entry.projected_gradient
+    if recipe == "zopro":
+        assert row["grad_norm"] == pytest.approx(
+            abs(entry.projected_gradient) * sum(float(own.square().sum()) for own in mu.values()) ** 0.5, rel=1e-5
+        )
+
+
+def test_a_failed_resume_leaves_the_ledger_as_it_was(tmp_path: Path) -> None:
+    """The same trainer again: its model stands at the end, and a run is rebuilt from the base."""
+    args = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    trainer = made(tmp_path / "run", args=args)
+    trainer.train()
+    before = (tmp_path / "run/ledger.zo").read_bytes()
+    with pytest.raises(LedgerError, match=r"this trainer has moved its model already.*make the trainer anew"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "run/checkpoint-2"))
+    assert (tmp_path / "run/ledger.zo").read_bytes() == before
+    assert not list((tmp_path / "run").glob("ledger.*.zo"))
+    again = made(tmp_path / "run", args=args)
+    again.train(resume_from_checkpoint=str(tmp_path / "run/checkpoint-2"))
+    assert read(tmp_path / "run/ledger.zo").entries == read(tmp_path / "run/ledger.1.zo").entries
+
+
+def test_a_finished_run_s_ledger_is_free_for_others(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    trainer = made(tmp_path / "run")
+    trainer.train()
+    code = "import sys; from pathlib import Path; from zerothorder.ledger.lock import claim; claim(Path(sys.argv[1]))"
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "run/ledger.zo")], check=False).returncode == 0
+    assert trainer.model is not None

@@ -2,7 +2,8 @@
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from zerothorder.integrations.adapters import ADAPTER, START, Adapters
 from zerothorder.integrations.answers import share
 from zerothorder.integrations.policies import by_model, by_reward, draw, look, pairs_of, scored_by
 from zerothorder.integrations.rounds import Rounds
-from zerothorder.integrations.trl import mixed
+from zerothorder.integrations.trainer import TrainerMixin
 from zerothorder.key import named_seed
 from zerothorder.ledger.attachments import Attachments
 from zerothorder.ledger.reader import read
@@ -87,9 +88,13 @@ def test_a_run_without_a_backward_pass_from_sft_to_the_second_policy(base: str, 
         own = {stored_name(n): t for n, t in attached["mu"].items()}[stored_name(name)]
         assert torch.equal(own, tensor)
     assert any(bool(t.any()) for t in moved.values())
-    lengths = [float(t.norm()) for t in attached["v"].values()]
-    assert all(length == pytest.approx(1.0, abs=1e-5) or length == 0 for length in lengths)
-    assert any(lengths)
+    learned = difference(*(load_file(tmp_path / "run" / at / ADAPTER) for at in ("reward-1", "reward-0")))
+    v = {stored_name(n): t for n, t in attached["v"].items()}
+    assert v.keys() == {stored_name(n) for n in moved} < {stored_name(n) for n in learned}  # a policy has no head
+    for name, tensor in learned.items():
+        if (stored := stored_name(name)) in v:
+            assert tensor.any()
+            assert torch.allclose(v[stored], tensor / tensor.norm(), rtol=0, atol=1e-6), name
     # each of a kind begins where the last one ended
     ended, begun = (load_file(tmp_path / "run" / at / ADAPTER) for at in ("policy-0", "policy-1/start"))
     assert all(torch.equal(begun[name], tensor) for name, tensor in ended.items())
@@ -107,6 +112,74 @@ def test_a_run_without_a_backward_pass_from_sft_to_the_second_policy(base: str, 
 
 
 @pytest.mark.slow
+def test_the_ledger_of_every_stage_is_replayed_to_its_adapter(base: str, tmp_path: Path) -> None:
+    """Of a reward model that was averaged: to what it was before."""
+    from zerothorder.cli.replay import main
+
+    run = tmp_path / "run"
+    whole(base, run, average=0.25).run()
+    for stage in ("sft", "reward-0", "policy-0", "reward-1", "policy-1"):
+        model = base if stage == "sft" else str(run / "sft" / "merged")
+        out = tmp_path / stage
+        assert main([model, str(run / stage / "ledger.zo"), "-o", str(out), "--quiet"]) == 0
+        ours, found, start = (load_file(at / ADAPTER) for at in (run / stage, out, run / stage / START))
+        if stage == "reward-1":
+            before = load_file(run / "reward-0" / ADAPTER)
+            found = {name: 0.25 * before[name] + 0.75 * tensor for name, tensor in found.items()}
+        assert ours.keys() == found.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in ours.items()), stage
+        assert any(not torch.equal(start[name], tensor) for name, tensor in ours.items()), stage
+
+
+@pytest.mark.slow
+def test_a_reward_model_learns_again_from_what_it_is_least_sure_of(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Judged are the first and a second completion of the 60 % of prompts whose scores are nearest 0."""
+    scored: list[dict[str, tuple[str, float]]] = []
+    asked: list[dict[str, tuple[str, str]]] = []
+    at: list[int] = []
+    own = Rounds._reward
+
+    def reward(self: Rounds, name: str) -> Any:
+        found = own(self, name)
+
+        def score(prompts: Sequence[str], completions: Sequence[str], **others: Any) -> list[float]:
+            scores = found(prompts=prompts, completions=completions, **others)
+            # about 0, so that those nearest it are neither the lowest nor the highest
+            scores = [value - statistics.median(scores) for value in scores]
+            scored.append(dict(zip(prompts, zip(completions, scores, strict=True), strict=False)))
+            return scores
+
+        score.model = found.model  # type: ignore[attr-defined]
+        return score
+
+    def judge(prompts: Sequence[str], pairs: Sequence[tuple[str, str]], others: Any) -> list[int]:
+        asked.append(dict(zip(prompts, pairs, strict=True)))
+        at.append(len(scored))
+        return [number % 2 for number in range(len(prompts))]
+
+    monkeypatch.setattr(Rounds, "_reward", reward)
+    rounds(base, tmp_path / "run", pairs=rows("preference", 8), judge=judge, updates=4).run()
+    (answers,) = asked
+    last = scored[at[0] - 1]
+    assert len(last) == 8
+    assert len(answers) == 5, "60 % of 8 prompts, rounded up"
+    sure = sorted(last, key=lambda prompt: abs(last[prompt][1]))
+    assert set(answers) == set(sure[:5])
+    assert set(answers) not in [set(sorted(last, key=lambda p: sign * last[p][1])[:5]) for sign in (1, -1)]
+    assert set(answers) != set(list(last)[:5])
+    for prompt, (first, second) in answers.items():
+        assert first == last[prompt][0]
+        assert second
+    fitted = [json.loads(line) for line in (tmp_path / "run/reward-1/pairs.jsonl").read_text().splitlines()]
+    for number, (prompt, pair) in enumerate(answers.items()):
+        row = {"prompt": prompt, "chosen": pair[number % 2], "rejected": pair[1 - number % 2]}
+        assert (row in fitted) == (pair[0] != pair[1])
+    assert len(fitted) >= 4
+
+
+@pytest.mark.slow
 def test_the_average_is_of_the_old_reward_model_and_the_new(base: str, tmp_path: Path) -> None:
     """Half-way between: with all of the new one kept it ends elsewhere by the share that was asked for."""
     found = {}
@@ -119,28 +192,75 @@ def test_the_average_is_of_the_old_reward_model_and_the_new(base: str, tmp_path:
     assert any(not torch.equal(found[0.0][name], old[name]) for name in old)
 
 
-@pytest.mark.slow
-def test_a_stopped_run_goes_on_where_it_was(base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rounds(base, tmp_path / "one", reward=variety).run()
-    trainer, _ = mixed("rloo")
-    calls: list[int] = []
-    own = trainer.log
+class Stopped:
+    """Ctrl-C in the last step of a stage, or while the judge is asked."""
 
-    def stop(self: Any, logs: Any, *args: Any, **kwargs: Any) -> None:
-        own(self, logs, *args, **kwargs)
-        calls.append(1)
-        if len(calls) == 4:  # in the second policy's last step
+    def __init__(self, stage: str) -> None:
+        self.stage, self.judge = stage, by_reward(variety)
+
+    def log(self, own: Any) -> Any:
+        def log(trainer: Any, *args: Any, **kwargs: Any) -> None:
+            own(trainer, *args, **kwargs)
+            if Path(trainer.args.output_dir).name == self.stage and trainer.state.global_step == 2:
+                raise KeyboardInterrupt
+
+        return log
+
+    def __call__(self, *args: Any) -> Any:
+        if self.stage == "judge":
             raise KeyboardInterrupt
+        return self.judge(*args)
 
+
+GIVEN: dict[str, Callable[[], dict[str, Any]]] = {
+    "reward": lambda: {"reward": variety},
+    "pairs": lambda: {"pairs": rows("preference", 8)},
+}
+"""What two rounds learn from."""
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(base: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of two rounds, run once."""
+
+    @cache
+    def run(given: str) -> Path:
+        folder = tmp_path_factory.mktemp(given) / "run"
+        rounds(base, folder, judge=by_reward(variety), **GIVEN[given]()).run()
+        return folder
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "given"),
+    [("policy-1", "reward"), ("reward-0", "pairs"), ("judge", "pairs"), ("reward-1", "pairs"), ("policy-1", "pairs")],
+)
+def test_a_stopped_run_goes_on_where_it_was(
+    stage: str, given: str, base: str, uninterrupted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped, done = Stopped(stage), list[tuple[str, int]]()
+    one, two = uninterrupted(given), tmp_path / "two"
     with monkeypatch.context() as patched:
-        patched.setattr("zerothorder.integrations.trainer.TrainerMixin.log", stop)
+        patched.setattr("zerothorder.integrations.trainer.TrainerMixin.log", stopped.log(TrainerMixin.log))
         with pytest.raises(KeyboardInterrupt):
-            rounds(base, tmp_path / "two", reward=variety).run()
-    assert (tmp_path / "two/policy-0/stage.json").exists()
-    assert not (tmp_path / "two/policy-1/stage.json").exists()
-    rounds(base, tmp_path / "two", reward=variety).run()
-    one, two = (load_file(tmp_path / at / "policy-1" / ADAPTER) for at in ("one", "two"))
-    assert all(torch.equal(two[name], tensor) for name, tensor in one.items())
+            rounds(base, two, judge=stopped, **GIVEN[given]()).run()
+    at = "reward-1" if stage == "judge" else stage
+    before = {path.parent.name for path in two.glob("*/stage.json")}
+    assert before == {path.name for path in two.glob("*-*")} - {at}
+    watch = {"progress": lambda name, count, updates: done.append((name, count))}
+    rounds(base, two, judge=by_reward(variety), **GIVEN[given](), **watch).run()
+    # from the last checkpoint, and nothing that was done is done again
+    assert done[0] == (at, 1 if stage == "judge" else 2)
+    assert not before & {name for name, _ in done}
+    stages = [path.parent.name for path in one.glob("*/stage.json")]
+    assert len(stages) == (2 if given == "reward" else 4)
+    for name in stages:
+        ours, again = (load_file(run / name / ADAPTER) for run in (one, two))
+        assert ours.keys() == again.keys()
+        assert all(torch.equal(again[own], tensor) for own, tensor in ours.items()), name
+        assert read(one / name / "ledger.zo").entries == read(two / name / "ledger.zo").entries
 
 
 def test_the_first_policy_may_be_first_order_and_a_reward_be_given(base: str, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`TrainerMixin` before the trainers of transformers and TRL: what they do with gradients they do without."""
 
+import importlib.util
 import json
 import logging
 import math
@@ -17,14 +18,17 @@ from safetensors.torch import load_file
 
 import zerothorder as zo
 from trl_toys import arguments, llama, rows, scorer, tokenizer
+from zerothorder.catalogue import CATALOGUE
 from zerothorder.errors import LedgerError, UsageError
-from zerothorder.integrations import rewards
+from zerothorder.integrations import trainer_rewards
 from zerothorder.integrations.trainer_arguments import discopop_slope, settle
 from zerothorder.key import Key
 from zerothorder.ledger.header import fingerprint
 from zerothorder.ledger.reader import read
 from zerothorder.point import Point
+from zerothorder.recipes.zopro import difference, guide
 from zerothorder.replay import replay
+from zerothorder.run import Run
 
 trl = pytest.importorskip("trl")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -44,8 +48,6 @@ class Kind:
 
 def _experimental(module: str, name: str) -> Callable[[], Any]:
     def load() -> Any:
-        import importlib
-
         return getattr(importlib.import_module(f"trl.experimental.{module}"), name)
 
     return load
@@ -93,8 +95,6 @@ PERTURBED = [name for name in KINDS if name != "grpo"]
 
 def _config_of(trainer: Any) -> Any:
     """DPOConfig beside DPOTrainer."""
-    import importlib
-
     package = importlib.import_module(trainer.__module__.rpartition(".")[0])
     name = trainer.__name__.replace("Trainer", "Config")
     return getattr(package, name, None) or getattr(trl, name)
@@ -124,14 +124,36 @@ def logged(trainer: Any) -> list[dict[str, Any]]:
     return [row for row in trainer.state.log_history if "loss" in row]
 
 
+def graded(trainer: Any) -> set[str]:
+    """Names of the weights that get a .grad while the trainer trains, also of those it has forgotten since."""
+    from transformers import TrainerCallback
+
+    found: set[str] = set()
+    named = dict(trainer.model.named_parameters())
+
+    class Watch(TrainerCallback):
+        pass
+
+    def look(*args: Any, **kwargs: Any) -> None:
+        found.update(name for name, parameter in named.items() if parameter.grad is not None)
+
+    for event in ("substep_end", "pre_optimizer_step", "optimizer_step"):  # before zero_grad()
+        setattr(Watch, f"on_{event}", look)
+    trainer.add_callback(Watch)
+    for name, parameter in named.items():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(lambda _, own=name: found.add(own))
+    return found
+
+
 @pytest.mark.parametrize("name", PERTURBED)
 def test_a_trainer_trains_without_a_gradient_logs_as_ever_and_leaves_a_ledger(name: str, tmp_path: Path) -> None:
     trainer = made(name, tmp_path / "run")
-    before = weights(trainer.model)
+    before, gradients = weights(trainer.model), graded(trainer)
     trainer.train()
     after = weights(trainer.model)
     assert not same(before, after)
-    assert all(parameter.grad is None for parameter in trainer.model.parameters())
+    assert not gradients
     entries = read(tmp_path / "run" / "ledger.zo").entries
     assert [entry.skipped for entry in entries] == [False] * 4
     assert read(tmp_path / "run" / "ledger.zo").final == fingerprint(trainer.model)
@@ -145,6 +167,40 @@ def test_a_trainer_trains_without_a_gradient_logs_as_ever_and_leaves_a_ledger(na
     assert last["grad_norm"] == pytest.approx(
         abs(entries[-1].terms[0][1]) * sum(p.numel() for p in trainer.model.parameters()) ** 0.5, rel=1e-6
     )
+
+
+def test_a_gradient_would_be_seen(tmp_path: Path) -> None:
+    """The test above can fail: the plain trainer has a gradient of every weight, and has forgotten all at its end."""
+    trainer = made("sft", tmp_path / "run", mixed=False)
+    gradients = graded(trainer)
+    trainer.train()
+    assert gradients == {name for name, _ in trainer.model.named_parameters()}
+    assert all(parameter.grad is None for parameter in trainer.model.parameters())
+
+
+def _kept(trainer: Any) -> int:
+    """How many numbers autograd keeps for a backward pass while the trainer trains."""
+    numbers: list[int] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        numbers.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        trainer.train()
+    return sum(number for number in numbers if number > 1)  # what the trainer does with the loss itself
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [("sft", "spsa"), ("dpo", "spsa"), ("dpo with its reference", "spsa"), ("kto", "spsa"), ("reward", "forward-grad")],
+)
+def test_nothing_is_kept_for_a_backward_pass(name: str, recipe: str, tmp_path: Path) -> None:
+    """One forward at a time is all the memory there is beside the model; a first-order recipe keeps its activations."""
+    trainers = [made(name, tmp_path / own, recipe=own, args={"max_steps": 2}) for own in (recipe, "adamw")]
+    without, adamw = map(_kept, trainers)
+    assert without == 0
+    assert adamw > 2 * 2 * trainers[1].model.num_parameters()
 
 
 @pytest.mark.parametrize("name", ["sft", "dpo with its reference", "kto", "reward", "rloo", "cpo", "orpo", "tpo"])
@@ -164,6 +220,32 @@ def test_the_first_step_s_metrics_and_tokens_are_those_of_the_plain_trainer(name
     }  # fmt: skip
     for metric in theirs.keys() - timed:
         assert own[metric] == pytest.approx(theirs[metric], rel=1e-3, abs=2e-4), metric
+
+
+def noted(trainer: Any) -> list[dict[str, int]]:
+    """How many values of each metric the trainer has collected, each time that it logs."""
+    found: list[dict[str, int]] = []
+    own = trainer.log
+
+    def log(*args: Any, **kwargs: Any) -> None:
+        stores = (getattr(trainer, name, {}) for name in ("_metrics", "_stored_metrics"))  # the latter: CPO and its kin
+        found.append({name: len(values) for store in stores for name, values in store.get("train", {}).items()})
+        own(*args, **kwargs)
+
+    trainer.log = log
+    return found
+
+
+@pytest.mark.parametrize("name", ["sft", "dpo with its reference", "kto", "reward", "rloo", "cpo", "orpo", "tpo"])
+def test_a_metric_is_collected_once_a_micro_batch_not_once_a_forward(name: str, tmp_path: Path) -> None:
+    """What is collected at the points of a step beyond the first would be a mean of the same micro-batches again."""
+    counts: dict[bool, list[dict[str, int]]] = {}
+    for mixed in (True, False):
+        trainer = made(name, tmp_path / str(mixed), mixed, args={"max_steps": 2})
+        counts[mixed] = noted(trainer)
+        trainer.train()
+    assert counts[True] == counts[False]
+    assert [max(row.values(), default=0) for row in counts[True][:2]] == [2, 2], "two micro-batches an update"
 
 
 def test_micro_batches_of_an_update_share_one_direction_and_make_the_step_of_the_whole_batch(tmp_path: Path) -> None:
@@ -294,16 +376,25 @@ def _batch(trainer: Any) -> Any:
     return trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
 
 
+def _apart(pairs: list[tuple[float, float]]) -> float:
+    """The largest relative error, of the slopes that are not next to zero."""
+    largest = max(abs(slope) for slope, _ in pairs)
+    return max(abs(found - slope) / abs(slope) for slope, found in pairs if abs(slope) > 0.05 * largest)
+
+
+SMOOTHED = {"exo_pair": 1e-3, "robust": 0.1}
+"""Losses whose label_smoothing 0 would be another loss, or none."""
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_dpo_loss_has_the_slope_that_autograd_has(loss: str, tmp_path: Path) -> None:
     """Card preference-losses, check 3: relative error below 2e-3 at eps 5e-4 in float32."""
     args: dict[str, Any] = {"loss_type": [loss], "per_device_train_batch_size": 8, "precompute_ref_log_probs": False}
-    args |= {"label_smoothing": 1e-3} if loss == "exo_pair" else {}
+    args |= {"label_smoothing": SMOOTHED[loss]} if loss in SMOOTHED else {}
     trainer = made("dpo with its reference", tmp_path / "run", args=args)
     inputs = _batch(trainer)
     pairs = [_slopes(trainer, inputs, Key("z", seed)) for seed in range(5)]
-    errors = [abs(a - b) for a, b in pairs]
-    assert max(errors) < 2e-3 * max(abs(a) for a, _ in pairs)
+    assert _apart(pairs) < 2e-3
     assert max(abs(a) for a, _ in pairs) > 1e-3
 
 
@@ -327,26 +418,47 @@ def test_a_term_under_no_grad_that_moved_would_show(tmp_path: Path, monkeypatch:
     assert max(abs(a - b) for a, b in pairs) > 1e-2 * max(abs(a) for a, _ in pairs)
 
 
-def test_rloo_generates_once_for_its_steps_and_uses_every_slice_once(tmp_path: Path) -> None:
-    trainer = made("rloo", tmp_path / "run", args={"max_steps": 6, "steps_per_generation": 4})
-    generated, used = [], []
+def _said(batch: Any) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """The rows of a batch of RLOO without their padding: (prompt, completion)."""
+    parts = [
+        [tuple(ids[mask.bool()].tolist()) for ids, mask in zip(batch[f"{n}_ids"], batch[f"{n}_mask"], strict=True)]
+        for n in ("prompt", "completion")
+    ]
+    return list(zip(*parts, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("steps", "generations"), [(4, [0, 2, 4]), (2, [0, 1, 2, 3, 4, 5])], ids=["a generation for two", "for each update"]
+)
+def test_rloo_generates_once_for_its_steps_and_uses_every_slice_once(
+    steps: int, generations: list[int], tmp_path: Path
+) -> None:
+    trainer = made("rloo", tmp_path / "run", args={"max_steps": 6, "steps_per_generation": steps})
+    generated: list[tuple[int, list[Any]]] = []
+    used: dict[int, list[list[Any]]] = {}
     generate, loss = trainer._generate_and_score_completions, trainer._compute_loss
 
     def counted(batch: Any) -> Any:
-        generated.append(trainer.state.global_step)
-        return generate(batch)
+        found = generate(batch)
+        generated.append((trainer.state.global_step, _said(found)))
+        return found
 
     def looked(model: Any, inputs: Any) -> Any:
-        used.append((trainer._step, id(inputs["completion_ids"])))
+        used.setdefault(trainer._step, []).append(_said(inputs))
         return loss(model, inputs)
 
     trainer._generate_and_score_completions, trainer._compute_loss = counted, looked
     trainer.train()
-    # 6 updates × 2 micro-batches, 4 micro-batches a generation
-    assert generated == [0, 2, 4]
+    # 6 updates × 2 micro-batches, `steps` micro-batches a generation
+    assert [update for update, _ in generated] == generations
     assert len(read(tmp_path / "run" / "ledger.zo").entries) == 6
     # every micro-batch one buffered slice of its own, however often it is looked at
-    assert [step for step, _ in dict.fromkeys(used)] == list(range(12))
+    assert list(used) == list(range(12))
+    assert all(len(looks) >= 2 and look == looks[0] for looks in used.values() for look in looks)
+    for number, (_, said) in enumerate(generated):
+        assert len(set(said)) == len(said) == 2 * steps
+        taken = [used[step][0] for step in range(number * steps, (number + 1) * steps)]
+        assert sorted(row for rows in taken for row in rows) == sorted(said)
 
 
 def _broken_scorer() -> Any:
@@ -371,14 +483,17 @@ def _flat(completions: list[str], **others: Any) -> list[float]:
     return [0.5 for _ in completions]
 
 
-@pytest.mark.parametrize("weights", [[1.0, 0.0], None], ids=["looked at", "learned from"])
-def test_a_constant_reward_stops_the_run_only_where_something_is_learned_from_it(
-    weights: list[float] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("weights", "stops"), [([1.0, 0.0], False), (None, False), ([0.0, 1.0], True)],
+    ids=["looked at", "beside another", "alone"],
+)  # fmt: skip
+def test_a_constant_reward_stops_the_run_only_where_nothing_else_is_learned_from(
+    weights: list[float] | None, stops: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rewards, "CONSTANT", 2)
+    monkeypatch.setattr(trainer_rewards, "CONSTANT", 2)
     named: dict[str, Any] = {"reward_funcs": [distinct, _flat], "args": {"reward_weights": weights}}
     trainer = made("rloo", tmp_path / "run", **named)
-    if weights is None:
+    if stops:
         with pytest.raises(UsageError, match=r"the reward _flat gave 0\.5 to every completion of 2 generations"):
             trainer.train()
     else:
@@ -398,32 +513,41 @@ def test_a_reward_may_be_async_and_say_nothing_of_a_completion(tmp_path: Path) -
     assert "rewards/_later/mean" in logged(trainer)[0]
 
 
+def numbers(completions: list[str], **others: Any) -> list[float]:
+    """The sum of a completion's words: seldom the same for two."""
+    return [float(sum(int(word.strip("w<>") or 0) for word in text.split() if word[0] == "w")) for text in completions]
+
+
 def test_zopro_trains_a_policy_by_rloo(tmp_path: Path) -> None:
     """Card ZOPrO, check 5: at θ the surrogate is 0 (the ratio is 1, advantages cancel) and no graph exists."""
     from safetensors.torch import save_file
 
     from zerothorder.catalogue import build
-    from zerothorder.recipes.zopro import difference
 
     save_file(difference(weights(llama(1)), weights(llama(0))), tmp_path / "mu.safetensors")
     recipe = build("zopro", eps=1e-3, mu=str(tmp_path / "mu.safetensors"))
-    args = {"max_steps": 3, "gradient_accumulation_steps": 2, "steps_per_generation": 2, "num_generations": 2}
-    trainer = made("rloo", tmp_path / "run", args=args, recipe=recipe)
+    args = {"max_steps": 3, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
+    args |= {"steps_per_generation": 1, "num_generations": 2}
+    trainer = made("rloo", tmp_path / "run", args=args, recipe=recipe, reward_funcs=numbers)
     seen: list[torch.Tensor] = []
+    advantages: list[torch.Tensor] = []
     own = trainer._compute_loss
 
     def looked(model: Any, inputs: Any) -> Any:
-        with torch.no_grad():
-            found = own(model, inputs)
-        seen.append(found)
-        return own(model, inputs)
+        seen.append(own(model, inputs))
+        advantages.append(inputs["advantages"])
+        return seen[-1]
 
     trainer._compute_loss = looked
     trainer.train()
     entries = read(tmp_path / "run" / "ledger.zo").entries
     assert [len(entry.terms) for entry in entries] == [2, 2, 2]
-    assert all(not found.requires_grad for found in seen)
-    assert abs(float(seen[0])) < 1e-6  # the check's first look is at θ
+    # what TRL's own loss gave, as it gave it, inside the step
+    assert not any(found.requires_grad or found.grad_fn is not None for found in seen)
+    assert len(seen) > 2 * 3
+    assert abs(float(seen[0])) < 1e-5  # the check's first look is at θ
+    assert float(advantages[0].abs().min()) >= 0.5, "not 0 for want of a reward"
+    assert abs(float(seen[-1])) > 1e-4, "a step's own look is elsewhere"
     again = llama(0)
     replay(again, tmp_path / "run" / "ledger.zo")
     assert same(weights(again), weights(trainer.model))
@@ -574,6 +698,31 @@ def test_the_model_is_evaluated_at_its_weights(tmp_path: Path) -> None:
     assert trainer.evaluate()["eval_loss"] == first
 
 
+@pytest.mark.parametrize("name", ["sft", "dpo with its reference", "kto", "reward", "cpo", "orpo", "tpo"])
+def test_an_evaluation_is_the_plain_trainer_s_at_the_same_weights(name: str, tmp_path: Path) -> None:
+    """Before a step, between steps and after the last one: nowhere a perturbed weight is left."""
+    given = rows(KINDS[name].form, 6)
+    trainer = made(name, tmp_path / "mine", eval_dataset=given, args={"eval_strategy": "steps", "eval_steps": 2})
+    between: list[tuple[float, dict[str, torch.Tensor]]] = []
+    own = trainer.evaluate
+
+    def evaluate(*args: Any, **kwargs: Any) -> Any:
+        found = own(*args, **kwargs)
+        between.append((found["eval_loss"], weights(trainer.model)))
+        return found
+
+    trainer.evaluate = evaluate
+    trainer.evaluate()
+    trainer.train()
+    trainer.evaluate()
+    plain = made(name, tmp_path / "plain", mixed=False, eval_dataset=given)
+    assert len(between) == 4
+    for loss, at in between:
+        plain.model.load_state_dict(at)
+        assert plain.evaluate()["eval_loss"] == loss
+    assert len({loss for loss, _ in between[:3]}) == 3
+
+
 def test_plain_transformers_trainers_take_it_too(tmp_path: Path) -> None:
     from transformers import Trainer, TrainingArguments
 
@@ -600,6 +749,7 @@ def test_adamw_is_the_trainer_s_own_run(name: str, more: dict[str, Any], tmp_pat
     theirs = made(name, tmp_path / "theirs", mixed=False, args=args)
     theirs.train()  # each right after it was made, which seeds the generators
     ours = made(name, tmp_path / "ours", recipe="adamw", args=args)
+    gradients = graded(ours)
     ours.train()
     for row, own in zip(logged(theirs), logged(ours), strict=True):
         # the lowest transformers logs no norm where nothing is clipped
@@ -608,7 +758,55 @@ def test_adamw_is_the_trainer_s_own_run(name: str, more: dict[str, Any], tmp_pat
     expected = weights(theirs.model)
     for name, tensor in weights(ours.model).items():
         assert torch.allclose(tensor, expected[name], atol=1e-5), name
-    assert all(parameter.grad is None for parameter in ours.model.parameters())
+    assert not gradients
+
+
+FIRST_ORDER = ("sgd", "adamw", "hybrid")
+"""Their ledgers hold hashes of gradients."""
+
+
+@pytest.mark.parametrize("recipe", sorted(CATALOGUE.keys() - {"forward-grad"}))
+def test_any_recipe_trains_and_is_replayed(recipe: str, tmp_path: Path) -> None:
+    """Gradients are not in a ledger: what needs them says so, and is repeated with its data."""
+
+    def begin(run: Run) -> None:
+        if recipe == "zopro":
+            guide(run, *({site.name: torch.randn(site.shape) for site in run.space} for _ in range(2)))
+
+    runs: list[dict[str, torch.Tensor]] = []
+    for name in ("one", "two"):
+        trainer = made("dpo", tmp_path / name, recipe=recipe, begin=begin, args={"max_steps": 3, "learning_rate": 1e-2})
+        torch.manual_seed(1)
+        trainer.train()
+        runs.append(weights(trainer.model))
+    assert same(*runs)
+    assert not [name for name, tensor in weights(llama(0)).items() if torch.equal(tensor, runs[0][name])]
+    contents = read(tmp_path / "one" / "ledger.zo")
+    assert len(contents.entries) == 3
+    assert contents.header.recipe == recipe
+    assert contents.final == fingerprint(trainer.model)
+    again = llama(0)
+    if recipe in FIRST_ORDER:
+        with pytest.raises(LedgerError, match="gradient"):
+            replay(again, tmp_path / "one" / "ledger.zo")
+    else:
+        replay(again, tmp_path / "one" / "ledger.zo")
+        assert same(weights(again), runs[0])
+
+
+@pytest.mark.parametrize("name", ["dpo", "reward"])
+def test_forward_gradients_follow_the_losses_that_have_such_a_derivative(name: str, tmp_path: Path) -> None:
+    """From its kernels on, TRL computes log-probabilities by a function without one, which is said in a sentence."""
+    trainer = made(name, tmp_path / "run", recipe="forward-grad")
+    if name == "dpo" and importlib.util.find_spec("trl.kernels") is not None:
+        with pytest.raises(UsageError, match=r"has no forward-mode derivative.*or take a recipe of two points"):
+            trainer.train()
+    else:
+        trainer.train()
+        again = KINDS[name].model()
+        replay(again, tmp_path / "run" / "ledger.zo")
+        assert same(weights(again), weights(trainer.model))
+        assert not same(weights(again), weights(KINDS[name].model()))
 
 
 def test_callbacks_hear_what_they_hear_from_the_plain_trainer(tmp_path: Path) -> None:

@@ -91,6 +91,37 @@ def test_two_runs_are_compared_over_the_tensors_they_share(tmp_path: Path) -> No
     assert drawn["policy"][0] == pytest.approx(drawn["reward"][0])
 
 
+def test_a_ledger_and_the_checkpoints_of_gradient_descent_lie_side_by_side(tmp_path: Path) -> None:
+    """A zeroth-order run that is replayed beside a first-order one that is read: the numbers of both laid out whole."""
+    base, ledger = trained(tmp_path / "zo")
+    one = Replayed.of("zo", base, ledger, pieces=4)
+    model = copy.deepcopy(base).eval()
+    optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=1e-3)
+    laid: list[np.ndarray] = []
+    for step in range(5):
+        if step:
+            optimizer.zero_grad()
+            model(torch.arange(40).view(10, 4)).logsumexp(-1).sum().backward()
+            optimizer.step()
+        own = dict(model.named_parameters())
+        folder = tmp_path / "sgd" / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        save_file({name: p.detach().contiguous() for name, p in own.items()}, folder / "model.safetensors")
+        laid.append(torch.cat([own[name].detach().double().reshape(-1) for name in one.names]).numpy())
+    found = look([one, Checkpoints.of(tmp_path / "sgd")])
+    assert set(one.names) < {name for name, _ in model.named_parameters()}, "the frozen ones are no part of it"
+    places = np.stack([whole(base, ledger, until) for until in one.moments]), np.stack(laid)
+    ours, theirs = (np.asarray(own[1:] - own[:-1], np.float64) for own in places)
+    pair = found.pair("zo", "sgd")
+    lengths = np.outer(np.linalg.norm(ours, axis=1), np.linalg.norm(theirs, axis=1))
+    assert pair.together == pytest.approx(np.diag(ours @ theirs.T / lengths), abs=1e-6)
+    assert found.paths["sgd"].lengths() == pytest.approx(np.linalg.norm(theirs, axis=1), rel=1e-5)
+    assert found.paths["zo"].lengths() == pytest.approx(np.linalg.norm(ours, axis=1), rel=1e-5)
+    # neither knows of the other, and a straight descent turns less than draws do
+    assert np.abs(pair.together).max() < 6 * found.paths["zo"].chance()
+    assert found.paths["sgd"].successive().min() > 0.5 > np.abs(found.paths["zo"].successive()).max()
+
+
 def test_what_cannot_be_compared_says_why(tmp_path: Path) -> None:
     base, ledger = trained(tmp_path / "a")
     track = Replayed.of("a", base, ledger)

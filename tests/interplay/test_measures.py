@@ -78,6 +78,25 @@ def test_distance_correlation_is_one_for_similar_points_and_small_for_independen
     assert math.isnan(m.distance_correlation(np.zeros((3, 3)), np.eye(3)))
 
 
+def test_distance_correlation_is_that_of_the_textbook() -> None:
+    """Székely, Rizzo, Bakirov 2007, definitions 4 and 5, element by element from the points themselves."""
+
+    def doubly_centred(points: np.ndarray) -> np.ndarray:
+        apart = np.array([[math.dist(p, q) for q in points] for p in points])
+        rows, columns = apart.mean(1), apart.mean(0)
+        return np.array(
+            [[apart[k, j] - rows[k] - columns[j] + apart.mean() for j in range(len(apart))] for k in range(len(apart))]
+        )
+
+    for n, (p, q) in ((25, (3, 3)), (7, (40, 2)), (60, (1, 5))):
+        one = points(n, p)
+        for other in (points(n, q), np.abs(one).sum(1, keepdims=True) + 0.1 * points(n, q)):
+            a, b = doubly_centred(one), doubly_centred(other)
+            covariance, *variances = ((x * y).sum() / n**2 for x, y in ((a, b), (a, a), (b, b)))
+            expected = math.sqrt(covariance / math.sqrt(variances[0] * variances[1]))
+            assert m.distance_correlation(one @ one.T, other @ other.T) == pytest.approx(expected, abs=1e-12)
+
+
 def test_a_pair_tells_together_from_after() -> None:
     """The first run's update i + 1 follows the second's update i exactly: only `after` sees it."""
     n = 4000

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from zerothorder.cli.main import main
 from zerothorder.interplay.look import WHOLE, Interplay, look
+from zerothorder.interplay.maps import check_maps, flattened
 from zerothorder.interplay.page import table, write_page, write_values
 from zerothorder.interplay.paths import Checkpoints
 from zerothorder.report import write_report
@@ -55,6 +56,53 @@ def test_the_page_holds_what_was_computed_and_fetches_nothing(runs: tuple[Path, 
     assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
     assert text.count("</script>") == 2
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_the_page_prints_what_procrustes_and_the_distances_say_of_two_paths(
+    runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """From the places in the files themselves; the sentence is the page's own script's, run in tests/browser."""
+    spatial = pytest.importorskip("scipy.spatial")
+    page = write_page(look([Checkpoints.of(folder) for folder in runs]), tmp_path / "page.html")
+    for tensor in of(page)["tensors"]:
+        names = ("layer.a", "layer.</b>") if tensor["name"] == "all tensors" else (tensor["name"],)
+        places = []
+        for folder in runs:
+            files = [load_file(folder / f"checkpoint-{10 * step}" / "model.safetensors") for step in range(5)]
+            places.append(np.stack([np.concatenate([file[name].double() for name in names]) for file in files]))
+        (pair,) = tensor["pairs"]
+        assert pair["disparity"] == pytest.approx(spatial.procrustes(*places)[2], rel=1e-4)
+        assert 0.01 < pair["disparity"] < 0.99
+        assert 0.01 < pair["distance_correlation"] < 1
+    said = "Procrustes ${said(p.disparity)}, distance correlation ${said(p.distance_correlation)}."
+    assert said in page.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:using precomputed metric:UserWarning")
+def test_umap_keeps_neighbours_together_in_two_dimensions_and_in_three(
+    runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("umap")
+    check_maps(("umap",))
+    draw = np.random.default_rng(0)
+    middles = 50 * np.eye(3, 30)
+    places = np.concatenate([middle + draw.standard_normal((12, 30)) for middle in middles])
+    for count in (2, 3):
+        points = flattened(places @ places.T, "umap", count)
+        assert points.shape == (36, count)
+        nearest = np.linalg.norm(points[:, None] - points[None], axis=2).argsort(1)[:, 1:6]
+        assert (nearest // 12 == np.arange(36)[:, None] // 12).mean() > 0.9
+    assert np.array_equal(points, flattened(places @ places.T, "umap", 3)), "the same in every run"
+    page = tmp_path / "page.html"
+    assert main(["interplay", *map(str, runs), "--maps", "pca", "umap", "-o", str(page), "--json"]) == 0
+    capsys.readouterr()
+    drawn = of(page)["maps"]
+    assert list(drawn) == ["umap"]
+    for count in (2, 3):
+        own = drawn["umap"][str(count)]
+        assert {run: np.array(at).shape for run, at in own.items()} == {"policy": (5, count), "reward": (5, count)}
+        assert np.array([*own["policy"], *own["reward"]]).mean(0) == pytest.approx(np.zeros(count), abs=1e-3)
 
 
 def test_what_is_not_a_number_is_left_out_of_the_json(tmp_path: Path) -> None:
@@ -121,11 +169,27 @@ def test_rounds_are_drawn_as_policy_and_reward_model(tmp_path: Path, capsys: pyt
     both = [str(tmp_path / run) for run in ("one", "two")]
     assert main(["interplay", *both, "-o", str(tmp_path / "page.html"), "--json"]) == 0
     whole = json.loads(capsys.readouterr().out.splitlines()[-1])["all"]
-    assert list(whole["successive"]) == ["one policy", "one reward", "two policy", "two reward"]
+    assert list(whole["successive"]) == ["one reward", "one policy", "two reward", "two policy"]
     (tmp_path / "three").mkdir()
     (tmp_path / "three" / "rounds.json").write_text("{}")
     assert main(["interplay", str(tmp_path / "three")]) == 2
     assert "holds no round that is done" in capsys.readouterr().err
+
+
+def test_what_a_reward_model_learns_from_a_policy_is_seen_a_round_later(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """reward-i comes before policy-i and learns from policy-(i-1): here it moves as that did."""
+    ways = torch.randn(5, 64, generator=torch.Generator().manual_seed(1))
+    for name, moves in (("policy", ways[1:]), ("reward", ways[:-1])):
+        for number, at in enumerate(moves.cumsum(0)):
+            stage(tmp_path / "run" / f"{name}-{number}", at, torch.zeros(64) if number == 0 else None)
+    (tmp_path / "run" / "rounds.json").write_text("{}")
+    assert main(["interplay", str(tmp_path / "run"), "-o", str(tmp_path / "page.html"), "--json"]) == 0
+    (pair,) = json.loads(capsys.readouterr().out.splitlines()[-1])["all"]["pairs"]
+    # the reward model's next move is along what the policy did only where rounds are so paired
+    assert pair["after"] == pytest.approx([1] * 3, abs=1e-4)
+    assert max(map(abs, pair["together"])) < 0.5
 
 
 def test_runs_are_told_apart_by_their_paths(

@@ -83,7 +83,8 @@ def run_of(name: str, row: dict[str, Any]) -> dict[str, Any]:
     return {"loss": losses[-1].hex(), "weights": digest.hexdigest()}
 
 
-RATES, STEPS = {"zo-sgd-sign": 0.01, "zo-adam": 0.05, "sparse-gradient": 2e-3}, {"zo-sgd-sign": 100, "zo-adam": 40}
+RATES = {"zo-sgd-sign": 0.01, "zo-adam": 0.05, "sparse-gradient": 2e-3, "zspo": 0.02}
+STEPS = {"zo-sgd-sign": 100, "zo-adam": 40}
 
 
 def fresh(name: str) -> dict[str, Any]:

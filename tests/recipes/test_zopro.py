@@ -347,6 +347,36 @@ def test_a_mu_that_does_not_fit_is_named(change: Any, sentence: str) -> None:
         guide(run, change(vectors(model, 1)))
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda v: {**v, "head.bias": torch.zeros(4)}, r"^v has 'head.bias' of shape \[4\], the model \[3\]"),
+        (
+            lambda v: {"head.bios" if n == "head.bias" else n: t for n, t in v.items()},
+            "^v has no tensor 'head.bias'.*'head.bios'",
+        ),
+        (lambda v: {**v, "head.bias": torch.tensor([0.0, math.nan, 0.0])}, "^v has numbers in 'head.bias' that are"),
+        (lambda v: {**v, "inner.weight": v["inner.weight"].T}, r"^v has 'inner.weight' of shape \[6, 8\]"),
+    ],
+    ids=["another shape", "another name", "no number", "turned"],
+)
+def test_a_v_that_does_not_fit_is_named(change: Any, sentence: str) -> None:
+    """As v, not as mu, which fits here; and nothing is left attached but mu."""
+    model = Net()
+    run = Run(model, ParameterSpace.of(model), ZOPrO(), Squares(), Swap(), steps=2)
+    with pytest.raises(UsageError, match=sentence):
+        guide(run, vectors(model, 1), change(vectors(model, 20)))
+    assert not any(run.state.has(V, site.name) for site in run.space)
+
+
+def test_a_v_that_is_zero_somewhere_leads_away_from_nothing_there() -> None:
+    model = Net()
+    run = Run(model, ParameterSpace.of(model), ZOPrO(), Squares(), Swap(), steps=2)
+    guide(run, vectors(model, 1), {**vectors(model, 20), "head.bias": torch.zeros(3)})
+    lengths = {name: float(tensor.norm()) for name, tensor in run.state.tensors[V].items()}
+    assert lengths == {name: pytest.approx(float(name != "head.bias"), abs=1e-6) for name in lengths}
+
+
 def test_a_step_without_mu_says_what_is_missing() -> None:
     model = Net()
     run = Run(model, ParameterSpace.of(model), ZOPrO(), Squares(), Swap(), steps=2)

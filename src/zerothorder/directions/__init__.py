@@ -1,5 +1,6 @@
 """What is z? A direction is a law, then linear maps: a pure function of (key, State)."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
@@ -22,7 +23,8 @@ class Direction(Protocol):
     z = s·A B, where it has them (see the function `factors`); `z(out, site, term, start, state, view)` puts z itself
     into out, where `shift` adds coefficient·z to the source: points along it then draw it once. A fourth,
     `moves(site, term, state) -> bool`, says of a z that is zero on whole sites which those are: they are then left
-    out, and the other three are asked of the rest.
+    out, and the other three are asked of the rest. A fifth, `square(site, term, state) -> float`, is E‖z‖² of the site
+    where that is not its number of elements.
     """
 
     @property
@@ -55,6 +57,18 @@ def moving(direction: Direction, site: Site, terms: Sequence[Weighted], state: S
     """Those of the terms whose z of this site is not 0 as a whole."""
     moves = getattr(direction, "moves", None)
     return terms if moves is None else [term for term in terms if moves(site, term[0], state)]
+
+
+def expected_norm(direction: Direction, space: Iterable[Site], terms: Sequence[Weighted], state: State) -> float:
+    """√Σ_j c_j² E‖z_j‖²: the length of an estimate Σ_j c_j z_j whose z_j are orthogonal, as they nearly are."""
+    square = getattr(direction, "square", None)
+    return math.sqrt(
+        sum(
+            coefficient * coefficient * (site.numel if square is None else square(site, key, state))
+            for site in space
+            for key, coefficient in moving(direction, site, terms, state)
+        )
+    )
 
 
 def plain_draws(

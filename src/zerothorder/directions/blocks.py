@@ -59,6 +59,10 @@ class Blocks:
         elif out is not source:
             out.copy_(source)
 
+    def square(self, site: Site, term: Key | str, state: State) -> float:
+        """Of a site that the term moves, see `Direction`."""
+        return self.dense.square(site, term, state)
+
     @property
     def z(self) -> Callable[..., object] | None:
         """Of a site that the term moves, see `Dense.z`."""

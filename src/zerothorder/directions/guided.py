@@ -72,6 +72,11 @@ class Guided:
             own = state.tensor(self.off, site.name).reshape(-1)[start : start + out.numel()].to(out.dtype)
             out -= own * taken
 
+    def square(self, site: Site, term: Key | str, state: State) -> float:
+        """‖along‖², of the draws too."""
+        named = term if isinstance(term, str) else self.along
+        return self.dense.square(site, named, state)
+
     def _scales(self, site: Site, term: Key, state: State) -> tuple[float, float]:
         """(s, s·⟨off, w⟩) with s = ‖along‖/‖u‖, so that z = s·w - s·⟨off, w⟩·off."""
         self._needs(site, state)

@@ -1,5 +1,6 @@
 """Dense directions: every element of every site is an independent draw of a law, then linear maps."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,6 +21,10 @@ class Map(Protocol):
 
     def __call__(self, z: Tensor, site: Site, key: Key, start: int, state: State, view: View) -> None:
         """Change z (1-D, elements start … of the whole tensor) in place."""
+        ...
+
+    def share(self, site: Site, state: State) -> float:
+        """By what the mean square of z is multiplied."""
         ...
 
 
@@ -59,6 +64,12 @@ class Dense:
             torch.add(source, z.mul_(coefficient), out=out)
         else:
             random.shift(out, source, self.law, term.seed(self.run_key, site.id), coefficient, start)
+
+    def square(self, site: Site, term: Key | str, state: State) -> float:
+        """See `Direction`."""
+        if isinstance(term, str):
+            return float(state.tensor(term, site.name).double().square().sum())
+        return site.numel * math.prod(change.share(site, state) for change in self.maps)
 
     @property
     def _own_z(self) -> bool:

@@ -21,6 +21,10 @@ class Multiply:
     def __call__(self, z: Tensor, site: Site, key: Key, start: int, state: State, view: View) -> None:
         z.mul_(state.tensor(self.factor, site.name).reshape(-1)[start : start + z.numel()].to(z.dtype))
 
+    def share(self, site: Site, state: State) -> float:
+        """Mean of factor²."""
+        return float(state.tensor(self.factor, site.name).double().square().mean())
+
 
 SPARSITY = "sparsity"
 """The State vector that holds the share of zeros of a site."""
@@ -46,3 +50,7 @@ class RandomMask:
         share = float(state.tensor(SPARSITY, site.name)[0])
         seed = Key("mask", key.a // self.every).seed(self.run_key, site.id)
         random.drop(z, seed, round(share * _LANE), start)
+
+    def share(self, site: Site, state: State) -> float:
+        """1 - p."""
+        return 1 - float(state.tensor(SPARSITY, site.name)[0])

@@ -16,6 +16,7 @@ from zerothorder.data import load_model
 from zerothorder.data.adapters import write_adapter
 from zerothorder.data.quiet import need
 from zerothorder.errors import UsageError
+from zerothorder.integrations.trainer_checkpoint import LEDGER, replayable
 from zerothorder.integrations.trl import AIMS, mixed
 from zerothorder.key import named_seed
 
@@ -72,7 +73,8 @@ class Adapters:
         """The trainer of an objective (`integrations.trl.AIMS`), trained. Its adapter is in `folder`, as it was at the
         start in `folder`/start; it starts from that of another stage's folder `start`, or as LoRA does.
 
-        Where the folder has checkpoints the stage goes on from the last one, by its ledger. `watch(done, updates)` is
+        Where the folder has checkpoints the stage goes on from the last one, by its ledger, unless it took gradients:
+        it begins anew then. `watch(done, updates)` is
         called after every update, in place of the trainer's own lines.
         """
         trainer_class, config = mixed(objective)
@@ -104,8 +106,8 @@ class Adapters:
                 put(trainer.model, load_file(start / ADAPTER))
             (folder / START).mkdir(parents=True, exist_ok=True)
             write_adapter(trainer.model, folder / START)
-            # first-order steps are not in the ledger: such a stage begins anew
-            going = any(folder.glob("checkpoint-*/trainer_state.json")) and bool(recipe.tags)
+            # gradients are not in the ledger: a stage that took any begins anew
+            going = any(folder.glob("checkpoint-*/trainer_state.json")) and replayable(folder / LEDGER)
             trainer.train(resume_from_checkpoint=going or None)
         write_adapter(trainer.model, folder)
         return trainer

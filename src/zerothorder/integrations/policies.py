@@ -11,7 +11,7 @@ import torch
 
 from zerothorder.data.quiet import need
 from zerothorder.errors import UsageError
-from zerothorder.integrations.rewards import Check, Reward
+from zerothorder.integrations.rewards import Check, Reward, values_of
 from zerothorder.key import named_seed
 from zerothorder.objectives.head import packed_head_input
 from zerothorder.objectives.sequences import answer_nll, device_of
@@ -80,8 +80,11 @@ def look(
         seeds = [named_seed(seed, f"look-{again}") for again in range(samples)]
         said = [draw(model, tokenizer, prompts, tokens, temperature=temperature, seed=own) for own in seeds]
         texts = [[tokenizer.decode(ids, skip_special_tokens=True) for _, ids in drawn] for drawn in said]
-        scores = [reward(completions=own, **columns(rows)) for own in texts]
-        values, drawn = [statistics.fmean(map(float, own)) for own in zip(*scores, strict=True)], said[0]
+        scores = [values_of(reward, own, **columns(rows)) for own in texts]
+        heard = [[value for value in own if value is not None] for own in zip(*scores, strict=True)]
+        values, drawn = [statistics.fmean(own) for own in heard if own], said[0]
+        if not values:
+            raise UsageError(f"the reward said nothing of any completion of {len(prompts)} prompts; give another")
         without, kl = getattr(model, "disable_adapter", None), torch.zeros(1)
         if without is not None:
             kl = _log_probability(model, tokenizer, drawn)
@@ -137,14 +140,14 @@ def scored_by(model: Any, tokenizer: Any, rows: int = 16) -> Reward:
 
 
 def by_reward(reward: Reward) -> Judge:
-    """The completion with the higher reward is the better one: for tasks whose truth can be computed."""
+    """The completion with the higher reward is the better one, none where the reward says nothing of one: for tasks
+    whose truth can be computed."""
 
     def judge(
         prompts: Sequence[str], pairs: Sequence[tuple[str, str]], others: Mapping[str, Sequence[Any]]
     ) -> list[int]:
-        first = reward(prompts=prompts, completions=[a for a, _ in pairs], **others)
-        second = reward(prompts=prompts, completions=[b for _, b in pairs], **others)
-        return [-1 if a == b else int(b > a) for a, b in zip(first, second, strict=True)]
+        first, second = (values_of(reward, [own[at] for own in pairs], prompts=prompts, **others) for at in (0, 1))
+        return [-1 if a is None or b is None or a == b else int(b > a) for a, b in zip(first, second, strict=True)]
 
     return judge
 

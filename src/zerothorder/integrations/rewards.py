@@ -1,17 +1,16 @@
 """Rewards of completions: by name, compared with a reference, and refused where nothing can be learned from them."""
 
+import asyncio
 import importlib
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from zerothorder.data.quiet import need
 from zerothorder.errors import UsageError, nearest
-
-CONSTANT = 20
-"""Generations in a row whose rewards are all the same, after which a run stops: it would learn nothing from them."""
 
 Reward = Callable[..., Any]
 """(prompts=, completions=, and the other columns of the rows) → a number a completion, higher is better; a coroutine of
@@ -22,24 +21,25 @@ def reward_of(name: str) -> Any:
     """rouge_l or chrf against the rows' `reference`, or module:function, checked; or a folder with a reward model,
     which TRL loads by its name: what it gives is checked in the trainer."""
     if name in METRICS:
-        return checked(METRICS[name](), name)
+        return checked(METRICS[name](), Check(name))
     if Path(name).expanduser().is_dir():
         return str(Path(name).expanduser())
     module, _, function = name.partition(":")
     if not function:
         raise UsageError(f"there is no reward {name!r}{nearest(name, METRICS)}; give a folder or module:function")
+    if str(Path.cwd()) not in sys.path:  # a console script looks elsewhere, and the user's file lies here
+        sys.path.insert(0, str(Path.cwd()))
     try:
-        return checked(getattr(importlib.import_module(module), function), name)
+        return checked(getattr(importlib.import_module(module), function), Check(name))
     except (ImportError, AttributeError) as error:
         raise UsageError(f"cannot import the reward {name!r} ({error}); give module:function") from error
 
 
 class Check:
-    """Refuses rewards in a sentence where they are no number, or, if they are to be `learned` from, the same again and
-    again."""
+    """Refuses rewards in a sentence where they are no number; `heard` is given those of each generation."""
 
-    def __init__(self, name: str, learned: bool = False) -> None:
-        self.name, self.learned, self.same = name, learned, 0
+    def __init__(self, name: str, heard: Callable[[Sequence[float]], None] = lambda numbers: None) -> None:
+        self.name, self.heard = name, heard
 
     def __call__(self, given: Iterable[Any], completions: Sequence[Any] | None = None) -> list[float | None]:
         """The rewards of a generation; None is kept: by TRL's word the reward says nothing of that completion."""
@@ -49,18 +49,12 @@ class Check:
             if value is not None and not math.isfinite(value):
                 said = "" if completions is None else f": {completions[number]!r}"
                 raise UsageError(f"the reward {self.name} is {value} for completion {number}{said}")
-        self.same = self.same + 1 if len(set(numbers)) == 1 else 0
-        if self.learned and self.same >= CONSTANT:
-            raise UsageError(
-                f"the reward {self.name} gave {numbers[0]:g} to every completion of {CONSTANT} generations; nothing "
-                "can be learned from a constant"
-            )
+        self.heard(numbers)
         return found
 
 
-def checked(reward: Reward, name: str, learned: bool = False) -> Reward:
-    """The reward, which may be an async function, behind a Check. The `model` it has is that of what comes back."""
-    check = Check(name, learned)
+def checked(reward: Reward, check: Check) -> Reward:
+    """The reward, which may be an async function, behind a check. The `model` it has is that of what comes back."""
 
     def call(completions: Sequence[Any], **columns: Any) -> list[float | None]:
         return check(reward(completions=completions, **columns), completions)
@@ -70,10 +64,18 @@ def checked(reward: Reward, name: str, learned: bool = False) -> Reward:
 
     awaits = any(inspect.iscoroutinefunction(own) for own in (reward, getattr(reward, "__call__", None)))  # noqa: B004
     found: Any = later if awaits else call
-    found.__name__ = name.rpartition(":")[2]
+    found.__name__ = check.name.rpartition(":")[2]
     if hasattr(reward, "model"):
         found.model = reward.model
     return found
+
+
+def values_of(reward: Reward, completions: Sequence[Any], **columns: Any) -> list[float | None]:
+    """What a reward gives outside of a trainer, a coroutine's result too; None where it says nothing."""
+    found = reward(completions=completions, **columns)
+    if inspect.iscoroutine(found):
+        found = asyncio.run(found)
+    return [None if value is None else float(value) for value in found]
 
 
 def _rouge_l() -> Reward:

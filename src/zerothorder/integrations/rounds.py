@@ -30,6 +30,8 @@ from zerothorder.recipes.zopro import difference, guide
 
 _log = logging.getLogger(__name__)
 
+_KEPT = 0.9
+"""The share of what SFT learned, below which a run says what the base's rounding took."""
 _DONE, _SETTINGS, _MERGED, _DRAWN = "stage.json", "rounds.json", "merged", "drawn.json"
 
 
@@ -53,8 +55,8 @@ class Rounds:
 
     `first`, `then` and `fit` are the methods of policy-0, of later policies, and of SFT and reward models: first order
     as in the paper, or any recipe, so that nothing in the run needs a backward pass. A stage that is done is not
-    repeated; one that was stopped goes on from its last checkpoint. `say` is told of every stage,
-    `progress(stage, done, updates)` of every update.
+    repeated; a zeroth-order one that was stopped goes on from its last checkpoint, a first-order one begins anew.
+    `say` is told of every stage, `progress(stage, done, updates)` of every update.
 
     Source: Galatolo et al. 2025 (ZOPrO), whose iterations these are.
     """
@@ -126,10 +128,14 @@ class Rounds:
     def _sft(self, folder: Path) -> dict[str, Any]:
         model, tokenizer = self.kind.load(self.model)
         trainer = self._train("sft", folder, model, tokenizer, self.demonstrations, self.fit, self.fits)
-        merged = trainer.model.merge_and_unload()
-        merged.save_pretrained(folder / _MERGED)
+        kept = _merged(trainer.model, folder / _MERGED)
         tokenizer.save_pretrained(folder / _MERGED)
-        return told(trainer)
+        if kept < _KEPT:
+            self.say(
+                f"{kept:.0%} of what sft learned is left in a base of {self.kind.dtype}, the rest is rounded away; "
+                "take dtype float32, or more updates of sft at a higher rate"
+            )
+        return told(trainer) | {"kept": round(kept, 4)}
 
     def _fit(self, folder: Path, pairs: Any, start: Path | None) -> dict[str, Any]:
         model, tokenizer = self.kind.load(self.base, head=1)
@@ -239,6 +245,23 @@ class Rounds:
                 if then.get(name) != value and name != "rounds":
                     raise UsageError(f"{self.output} was begun with {name} = {then.get(name)!r}, not {value!r}")
         write_durably(path, (json.dumps(mine, indent=1) + "\n").encode())
+
+
+def _merged(model: Any, folder: Path) -> float:
+    """Save the base with the adapter in it; the share of the adapter's change that its rounding has left, ⟨Δ̂, Δ⟩/⟨Δ, Δ⟩
+    for Δ = s·B A of all layers and Δ̂ = what the weights changed by."""
+    layers = {name: own for name, own in model.base_model.model.named_modules() if hasattr(own, "get_delta_weight")}
+    (adapter,) = model.active_adapters
+    wanted = {name: own.get_delta_weight(adapter).float() for name, own in layers.items()}
+    before = {name: own.get_base_layer().weight.detach().clone() for name, own in layers.items()}
+    merged = model.merge_and_unload()
+    merged.save_pretrained(folder)
+    inner = square = 0.0
+    for name, delta in wanted.items():
+        moved = merged.get_submodule(name).weight.detach().float() - before[name].float()
+        inner += float((moved.double() * delta.double()).sum())
+        square += float(delta.double().square().sum())
+    return inner / square if square else 1.0
 
 
 def _fingerprint(rows: Any) -> str | None:

@@ -1,7 +1,6 @@
 """`TrainerMixin`: any transformers or TRL trainer, trained by any recipe. Nothing of the trainer is copied."""
 
 import logging
-import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -12,7 +11,8 @@ from typing import Any
 import torch
 
 from zerothorder import catalogue
-from zerothorder.errors import UsageError
+from zerothorder.directions import expected_norm
+from zerothorder.errors import LedgerError, UsageError
 from zerothorder.integrations.trainer_arguments import advise, given, settle
 from zerothorder.integrations.trainer_checkpoint import checkpoint, counted, ledger_at, step_of
 from zerothorder.integrations.trainer_optimizer import TrainerOptimizer, origin
@@ -42,8 +42,9 @@ class TrainerMixin:
     entry. Learning rate, schedule and weight decay are the trainer's; ε and the rest are the recipe's. The run's
     ledger is `output_dir/ledger.zo`, from which `resume_from_checkpoint` rebuilds the weights bit for bit.
 
-    Logged as ever, at the perturbed weights: the trainer's metrics. `grad_norm` is that of the estimate, |ρ|·√n for n
-    weights, or of the gradient (`sgd`, `adamw`: the trainer as ever, for comparison). Added: zo/projected_gradient,
+    Logged as ever, at the perturbed weights: the trainer's metrics. `grad_norm` is the estimate's, as long as it is to
+    be expected (|ρ|·√n for a plain draw over n weights, |ρ|·‖mu‖ for ZOPrO), or the gradient's (`sgd`, `adamw`, which
+    run as the trainer would but for what `trainer_arguments` switches off). Added: zo/projected_gradient (ρ),
     zo/forwards and zo/tokens (rows and tokens through the model, and through models that give the reward), zo/seconds
     and zo/cpu_seconds (the second of the processor, which a busy machine does not stretch), all since the run began
     and, after a resume, since what was logged last; zo/skipped.
@@ -69,7 +70,10 @@ class TrainerMixin:
         self._zo_resumed: int | None = None
         self._zo_began = self._zo_worked = 0.0
         if (asked := given((*args, *kwargs.values()))) is not None:
-            settle(self, asked, recipe)  # before the trainer acts on them
+            own = copy(asked)  # another trainer may be made with the caller's
+            args = tuple(own if value is asked else value for value in args)
+            kwargs = {name: own if value is asked else value for name, value in kwargs.items()}
+            settle(self, own, recipe)  # before the trainer acts on them
         super().__init__(*args, **kwargs)
         settle(self, self.args, recipe)  # those it made itself, and the model as it left it
         advise(self.args)
@@ -90,10 +94,10 @@ class TrainerMixin:
         try:
             with packed_head_input(self.model):
                 result = super().train(None if folder is None else str(folder), *args, **kwargs)  # type: ignore[misc]
+            if not self.args.load_best_model_at_end:  # which are an earlier step's weights
+                ledger.end(fingerprint(self.model))
         finally:
-            ledger.sync()
-        if not self.args.load_best_model_at_end:  # which are an earlier step's weights
-            ledger.end(fingerprint(self.model))
+            ledger.close()
         return result
 
     def create_optimizer(self, model: Any = None) -> Any:
@@ -134,10 +138,10 @@ class TrainerMixin:
         """The trainer's metrics with the run's own."""
         if "loss" in logs and (run := self._zo_optimizer.run).ledger.past:
             last = run.ledger.past[-1]
-            size = math.sqrt(sum(scalar * scalar for _, scalar in last.terms))
+            norm = last.notes.get("gradient_norm")
             logs = logs | {
-                "grad_norm": last.notes.get("gradient_norm", size * math.sqrt(run.space.numel)),
-                "zo/projected_gradient": last.terms[0][1] if last.terms else math.nan,
+                "grad_norm": expected_norm(run.direction, run.space, last.terms, run.state) if norm is None else norm,
+                "zo/projected_gradient": last.projected_gradient,
                 "zo/forwards": run.around.meter.examples,
                 "zo/tokens": run.around.meter.tokens,
                 "zo/seconds": round(time.perf_counter() - self._zo_began, 3),
@@ -149,7 +153,6 @@ class TrainerMixin:
     def _zo_open(self) -> "TrainerOptimizer":
         args, model, recipe = self.args, self.model, self._zo_recipe
         resume = self._zo_resumed is not None
-        path = ledger_at(args.output_dir, self._zo_resumed)
         if isinstance(recipe, str):
             recipe = catalogue.build(recipe, _scheme(model, recipe))
         eps = getattr(recipe, "eps", None)
@@ -159,9 +162,18 @@ class TrainerMixin:
                 "or a larger eps",
                 eps,
             )
-        found = TrainerOptimizer(
-            model, recipe, trainer=self, ledger=path, resume=resume, seed=args.seed, origin=origin(model)
-        )
+        try:
+            with ledger_at(args.output_dir, self._zo_resumed) as path:
+                found = TrainerOptimizer(
+                    model, recipe, trainer=self, ledger=path, resume=resume, seed=args.seed, origin=origin(model)
+                )
+        except LedgerError as error:
+            if not resume or not hasattr(self, "_zo_optimizer"):
+                raise
+            raise LedgerError(
+                f"{error}: this trainer has moved its model already, and a run is rebuilt from the base model; make "
+                "the trainer anew, with the model as it was before, and resume with that"
+            ) from error
         for group in found.param_groups:
             group["lr"] = args.learning_rate
             group["weight_decay"] = args.weight_decay if group["name"] == "decay" else 0.0

@@ -47,6 +47,13 @@ def _own_backward(trainer: Any, args: Any) -> bool:
     return False
 
 
+def _over_the_mixin(trainer: Any, args: Any) -> bool:
+    """Whether a class that comes before TrainerMixin computes a part of the loss, which no point would reach."""
+    kinds = type(trainer).__mro__
+    mixin = next((at for at, kind in enumerate(kinds) if kind.__name__ == "TrainerMixin"), 0)
+    return any("compute_loss" in kind.__dict__ for kind in kinds[:mixin])
+
+
 _REFUSED: tuple[tuple[_Asked, str], ...] = (
     (_on("fp16"), "fp16=True scales gradients, of which there are none; use bf16=True, or load the model in float16"),
     (_on("deepspeed"), "DeepSpeed shards the weights, which are perturbed here; leave deepspeed out"),
@@ -71,6 +78,13 @@ _REFUSED: tuple[tuple[_Asked, str], ...] = (
         (
             "model_init makes another model in train() than the one the ledger begins with; give model=model_init(), "
             "and search hyperparameters with a trainer for each trial"
+        ),
+    ),
+    (
+        _over_the_mixin,
+        (
+            "a compute_loss that comes before TrainerMixin's is evaluated at no perturbed point, so what it adds would "
+            "not be trained; move it into a trainer behind the mixin: class Mine(zo.TrainerMixin, WithMyLoss)"
         ),
     ),
     (

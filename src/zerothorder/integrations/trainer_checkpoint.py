@@ -2,10 +2,14 @@
 
 import json
 import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from zerothorder.errors import UsageError
-from zerothorder.ledger.lock import claimed
+from zerothorder.ledger.attachments import Attachments, write_durably
+from zerothorder.ledger.lock import claimed, release
+from zerothorder.ledger.reader import read
 from zerothorder.ledger.writer import cut
 
 _log = logging.getLogger(__name__)
@@ -43,28 +47,39 @@ def counted(folder: Path) -> dict[str, float]:
     return next((row for row in reversed(history) if "zo/tokens" in row), {})
 
 
-def ledger_at(output: str, step: int | None) -> Path:
+@contextmanager
+def ledger_at(output: str, step: int | None) -> Generator[Path]:
     """The ledger in a trainer's output_dir, made ready: cut after `step` to go on from there, or none, to begin with.
-    What it held beyond that is kept beside it, under a number.
+    What it held beyond that is kept beside it, under a number; where the block fails the file is as it was.
 
     UsageError when there is no ledger to go on from.
     """
     path = Path(output) / LEDGER
     if step is not None and not path.exists():
         raise UsageError(f"there is no {path} to resume from; a checkpoint alone does not hold the run")
-    if step is not None:
-        _keep(path, cut(path, step))
-    elif path.exists():
-        with claimed(path):
-            _keep(path, path.read_bytes())
-            path.unlink()
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def _keep(path: Path, data: bytes | None) -> None:
-    if data is None:
+    before = path.read_bytes() if path.exists() else None
+    if step is not None:
+        before = cut(path, step)
+    elif before is not None:
+        with claimed(path):
+            path.unlink()
+    if before is None:
+        yield path
         return
     number = next(n for n in range(1, 10**6) if not path.with_suffix(f".{n}.zo").exists())
-    path.with_suffix(f".{number}.zo").write_bytes(data)
-    _log.warning("the steps of an earlier run are kept in %s", path.with_suffix(f".{number}.zo"))
+    kept = path.with_suffix(f".{number}.zo")
+    write_durably(kept, before)
+    try:
+        yield path
+    except BaseException:
+        release(path)
+        kept.replace(path)
+        raise
+    _log.warning("the steps of an earlier run are kept in %s", kept)
+
+
+def replayable(ledger: Path) -> bool:
+    """Whether the weights of a ledger can be rebuilt: gradients (`sgd`, `adamw`, `hybrid`) are in it as hashes only."""
+    store = Attachments(ledger.parent / "attachments")
+    return all(own.dense_hash is None or store.has(own.dense_hash) for own in read(ledger).entries)

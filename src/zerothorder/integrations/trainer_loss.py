@@ -90,11 +90,15 @@ class _Recall:
 
 @contextmanager
 def unheard(trainer: Any) -> Generator[None]:
-    """Metrics and token counts that the trainer notes inside the block are dropped."""
+    """Metrics, token counts and lines that the trainer notes inside the block are dropped."""
     metrics, tokens = getattr(trainer, "_metrics", None), getattr(trainer, "_total_train_tokens", None)
-    placed = vars(trainer).get("store_metrics")
-    if stores := hasattr(trainer, "store_metrics"):  # CPO and its kin keep theirs behind a method
-        trainer.store_metrics = lambda *args, **kwargs: None
+    if not (isinstance(metrics, dict) and all(isinstance(own, dict) for own in metrics.values())):
+        metrics = None  # somebody else's, under the same name
+    # CPO and its kin keep metrics behind a method
+    methods = [name for name in ("store_metrics", "log") if hasattr(trainer, name)]
+    placed = {name: vars(trainer)[name] for name in methods if name in vars(trainer)}
+    for name in methods:
+        setattr(trainer, name, lambda *args, **kwargs: None)
     if metrics is not None:
         # of the kinds the trainer has, with what they hold: some metrics build on the last ones
         trainer._metrics = {
@@ -103,10 +107,10 @@ def unheard(trainer: Any) -> Generator[None]:
     try:
         yield
     finally:
-        if stores:
-            del trainer.store_metrics
-        if placed is not None:  # a block within a block
-            trainer.store_metrics = placed
+        for name in methods:
+            delattr(trainer, name)
+        for name, own in placed.items():  # a block within a block
+            setattr(trainer, name, own)
         if metrics is not None:
             trainer._metrics = metrics
         if tokens is not None:

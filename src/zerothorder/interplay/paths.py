@@ -15,7 +15,7 @@ from zerothorder.errors import UsageError
 from zerothorder.ledger.attachments import Attachments
 from zerothorder.ledger.header import check_base
 from zerothorder.ledger.reader import Contents, read
-from zerothorder.replay import apply_entries, load_attached, space_of
+from zerothorder.replay import apply_entries, beside, load_attached, space_of
 from zerothorder.space import ParameterSpace, Site, stored_name
 from zerothorder.state import RESIDUAL, State, residual_of
 
@@ -62,10 +62,11 @@ class Checkpoints:
 
     @classmethod
     def of_rounds(cls, folder: Path) -> list["Checkpoints"]:
-        """Policy and reward model of a run of rounds (`zo rounds`): their adapters at the start and after each round
-        that is done. UsageError where none is."""
+        """Reward model and policy of a run of rounds (`zo rounds`): their adapters at the start and after each round
+        that is done. UsageError where none is. The reward model comes first, as it does in a round: its next update is
+        the one that follows from what the policy has become."""
         found: list[Checkpoints] = []
-        for name in ("policy", "reward"):
+        for name in ("reward", "policy"):
             done = [folder / f"{name}-{number}" for number in range(len(list(folder.glob(f"{name}-*"))))]
             done = [stage for stage in done if (stage / "stage.json").exists()]
             if done:
@@ -137,7 +138,8 @@ class Replayed:
         try:
             for step, tensor_name, digest in self._contents.attachments:
                 if step == 0:
-                    state.tensors[tensor_name] = self._store.get(digest, f"{self.path}: {tensor_name!r}")
+                    found = self._store.get(digest, f"{self.path}: {tensor_name!r}")
+                    state.tensors[tensor_name] = beside(found, self._space)
             yield _read(own, state)
             for start, end in zip(self.moments[:-1], self.moments[1:], strict=True):
                 part = _until(self._contents, end)

@@ -49,6 +49,17 @@ class Entry:
     dense_hash: str | None = None
     dense: Mapping[str, Tensor] | None = field(default=None, compare=False)
 
+    @property
+    def projected_gradient(self) -> float:
+        """ρ of the first draw. Where a direction is a sum of unit weight (d·mu + √(1-d²)·z of ZOPrO), its terms hold ρ
+        times each weight. NaN without terms."""
+        if not self.terms:
+            return math.nan
+        drawn = self.terms[-1][0].tag
+        first = next(at for at, (key, _) in enumerate(self.terms) if key.tag == drawn)
+        scalars = [scalar for _, scalar in self.terms[: first + 1]]
+        return scalars[0] if not first else math.copysign(math.hypot(*scalars), scalars[0])
+
 
 def float32(value: float) -> float:
     """The float32 nearest to value, as a float; too large a magnitude becomes infinite."""

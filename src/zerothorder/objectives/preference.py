@@ -1,4 +1,4 @@
-"""Preference by pairs: a loss of four sequence log-probabilities. MPO's family of losses, and SVPO's steps."""
+"""Preference by pairs: a loss of four sequence log-probabilities, and MPO's family of such losses."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -87,6 +87,25 @@ class Potential:
             found = found + weight * UNITS[act](scale * p + shift)
         return found
 
+    def divergence(self, y: Tensor, y0: Tensor) -> Tensor:
+        """D(y ‖ y₀) = h(y) - h(y₀) - φ⁻¹(y₀)·(y - y₀) with h' = φ⁻¹, elementwise for probabilities in (0, 1].
+
+        What the potential puts in the place of KL, `log` alone keeps: y ln(y/y₀) - (y - y₀). At least 0, and 0 only
+        where y = y₀, unless all but the constant is 0.
+        """
+        found = self.linear * (y - y0) ** 2 / 2 + self.log * _generalised_kl(y, y0)
+        if self.odds:
+            found = found + self.odds * (_generalised_kl(y, y0) + _generalised_kl(1 - y, 1 - y0))
+        for act, weight, scale, shift in self.units:
+            if scale:  # a unit that stands still adds a constant to φ⁻¹, which cancels
+                found = found + weight * _DIVERGENCES[act](scale * y + shift, scale * y0 + shift) / scale
+        return found
+
+
+def _generalised_kl(u: Tensor, v: Tensor) -> Tensor:
+    """u ln(u/v) - (u - v), also where u and v are close."""
+    return torch.special.xlog1py(u, (u - v) / v) - (u - v)
+
 
 UNITS: dict[str, Callable[[Tensor], Tensor]] = {
     "cube": lambda x: x**3,
@@ -97,6 +116,21 @@ UNITS: dict[str, Callable[[Tensor], Tensor]] = {
     "exp": lambda x: x.exp(),
 }
 """Increasing functions that a potential is made of; x ≥ 0 where its parameters are."""
+
+_DIVERGENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cube": lambda u, v: (u - v) ** 2 * (u**2 + 2 * u * v + 3 * v**2) / 4,
+    "square": lambda u, v: (u - v) ** 2 * (u + 2 * v) / 3,
+    "root": lambda u, v: (u**0.5 - v**0.5) ** 2 * (2 * u**0.5 + v**0.5) / 3,
+    "cube_root": lambda u, v: _of_cube_roots(u ** (1 / 3), v ** (1 / 3)),
+    "log": lambda u, v: _generalised_kl(u + 1e-3, v + 1e-3),
+    "exp": lambda u, v: v.exp() * (torch.expm1(u - v) - (u - v)),
+}
+"""∫ (act(s) - act(v)) ds from v to u, of `UNITS` at u, v ≥ 0; factored, so that close u and v do not cancel."""
+
+
+def _of_cube_roots(r: Tensor, s: Tensor) -> Tensor:
+    """¾(r⁴ - s⁴) - s(r³ - s³)."""
+    return (r - s) ** 2 * (3 * r**2 + 2 * r * s + s**2) / 4
 
 
 def mpo(potential: Potential, beta: float = 0.1, *, reference: bool = True, imitation: float = 0.0) -> Loss:
@@ -112,33 +146,6 @@ def mpo(potential: Potential, beta: float = 0.1, *, reference: bool = True, imit
         return -logsigmoid(beta * delta) - imitation * p.chosen / p.len_chosen
 
     return loss
-
-
-def value_loss(
-    values: Tensor, returns: Tensor, ends: Tensor, *, margin: float = 0.0, pairs: Tensor | None = None
-) -> Tensor:
-    """Mean over step ends of (tanh V - Q)², plus the mean of max(0, margin - (tanh V_w - tanh V_l)) over `pairs`.
-
-    `values` and `returns` (rows, tokens), `ends` a mask of the last tokens of steps, `pairs` (n, 2, 2) of (row, token)
-    of better and worse steps. Source: SVPO (Chen et al. 2024), from its card: the margin term is a summary's.
-    """
-    bounded = torch.tanh(values)
-    found = ((bounded - returns) ** 2)[ends].mean()
-    if pairs is not None and len(pairs):
-        better, worse = (bounded[pairs[:, at, 0], pairs[:, at, 1]] for at in (0, 1))
-        found = found + (margin - (better - worse)).clamp(min=0).mean()
-    return found
-
-
-def step_pairs(
-    prefix: Tokens, steps: Sequence[tuple[Tokens, float, int]], *, visits: int = 2, gap: float = 0.1
-) -> list[Pair]:
-    """The best and the worst of sibling steps (tokens, Q, visits) that were seen often enough and differ clearly: at
-    most one pair. Equal Q give none."""
-    seen = sorted((own for own in steps if own[2] >= visits), key=lambda own: own[1])
-    if len(seen) < 2 or seen[-1][1] - seen[0][1] < max(gap, 1e-12):
-        return []
-    return [Pair(prefix, seen[-1][0], seen[0][0])]
 
 
 @dataclass(frozen=True)
@@ -202,6 +209,5 @@ def with_reference(model: nn.Module, pairs: Sequence[Pair], pad_id: int, rows: i
 
 
 __all__ = [
-    "LogProbs", "Loss", "Pair", "Potential", "Preference", "dpo", "log_probs", "mpo", "step_pairs",
-    "value_loss", "with_reference",
+    "LogProbs", "Loss", "Pair", "Potential", "Preference", "dpo", "log_probs", "mpo", "with_reference",
 ]  # fmt: skip

@@ -137,6 +137,7 @@ def _fitted(given: Mapping[str, Tensor], space: ParameterSpace, what: str) -> di
             raise UsageError(
                 f"{what} has no tensor {site.name!r}{nearest(site.name, named)}; each searched one needs one"
             )
+        tensor = tensor.to(site.parameter.device)
         if tuple(tensor.shape) != site.shape:
             raise UsageError(f"{what} has {site.name!r} of shape {list(tensor.shape)}, the model {list(site.shape)}")
         if not bool(tensor.isfinite().all()):
