@@ -56,6 +56,13 @@ def replay(
     return space, state, contents
 
 
+def replayable(path: Path) -> bool:
+    """Whether the weights of a ledger can be rebuilt. Not where a first-order recipe keeps no gradients but their hash
+    (`sgd`, `adamw`, `hybrid`), which is so unless they lie beside it."""
+    store = Attachments(path.parent / "attachments")
+    return all(own.dense_hash is None or store.has(own.dense_hash) for own in read(path).entries)
+
+
 def moved(model: nn.Module, path: Path | str, since: int = 0, keep: float = 1.0) -> dict[str, Tensor]:
     """How a ledger's steps from `since` on have moved each searched tensor, by site name, float32.
 

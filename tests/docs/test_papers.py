@@ -28,6 +28,12 @@ CHECKS = {
     ),
     "ZOPrO": (*"123456", "trap: schedule", "trap: names and shapes", "trap: vectors that change"),
     "ZPG": (*"123456", "trap: ties", "trap: pairs", "refusals"),
+    "Preference losses": (
+        *(f"losses {n}" for n in range(1, 7)),
+        "losses: constants",
+        *(f"DiscoPOP {n}" for n in range(1, 6)),
+        *(f"{card} {n}" for card in ("MPO", "SVPO") for n in range(1, 6)),
+    ),
     "ZO-Bench": (*"12345678", "trap: kernels", "all"),
     "SGD and AdamW": ("steps", "gradient", "trainer", "ledger", "bad values", "refusals"),
 }
@@ -103,7 +109,7 @@ def test_a_hole_in_the_map_is_found() -> None:
     assert faults(whole, {**found, "8": found["1"]}) == ["'8' is no check of the card"]
 
 
-@pytest.mark.parametrize("heading", CHECKS)
+@pytest.mark.parametrize("heading", FILES)
 def test_every_test_of_a_recipe_stands_for_a_check(heading: str) -> None:
     cited = {test for ids in mapped(heading).values() for test in ids}
     path = f"tests/recipes/{FILES[heading]}"

@@ -218,7 +218,7 @@ def test_the_logged_norm_is_as_long_as_the_step(recipe: str, tmp_path: Path) -> 
 
     args = {"learning_rate": 1e-2, "lr_scheduler_type": "constant", "max_steps": 1, "logging_steps": 1}
     mu = {name: own.detach() for name, own in llama(1).named_parameters()}
-    begin = {"begin": lambda run: guide(run, mu)} if recipe == "zopro" else {}
+    begin: dict[str, Any] = {"begin": lambda run: guide(run, mu)} if recipe == "zopro" else {}
     trainer = made(tmp_path / "run", recipe=build(recipe, eps=1e-2), args=args, **begin)
     before = [own.detach().clone() for own in trainer.model.parameters()]
     trainer.train()
@@ -257,3 +257,15 @@ def test_a_finished_run_s_ledger_is_free_for_others(tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from zerothorder.ledger.lock import claim; claim(Path(sys.argv[1]))"
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "run/ledger.zo")], check=False).returncode == 0
     assert trainer.model is not None
+
+
+def test_a_first_order_run_is_drawn_from_its_checkpoints_though_its_base_is_named(tmp_path: Path) -> None:
+    """Its ledger holds hashes of gradients, which nothing can be replayed from."""
+    from zerothorder.cli.main import main
+
+    llama().save_pretrained(tmp_path / "base")
+    args = {"save_strategy": "steps", "save_steps": 1}
+    made(tmp_path / "run", recipe="adamw", args=args).train()
+    base = str(tmp_path / "base")
+    words = ["interplay", str(tmp_path / "run"), "--base", base, "--start", base, "-o", str(tmp_path / "page.html")]
+    assert main(words) == 0

@@ -111,10 +111,10 @@ def test_a_ledger_and_the_checkpoints_of_gradient_descent_lie_side_by_side(tmp_p
     found = look([one, Checkpoints.of(tmp_path / "sgd")])
     assert set(one.names) < {name for name, _ in model.named_parameters()}, "the frozen ones are no part of it"
     places = np.stack([whole(base, ledger, until) for until in one.moments]), np.stack(laid)
-    ours, theirs = (np.asarray(own[1:] - own[:-1], np.float64) for own in places)
+    ours, theirs = (own[1:] - own[:-1] for own in places)
     pair = found.pair("zo", "sgd")
-    lengths = np.outer(np.linalg.norm(ours, axis=1), np.linalg.norm(theirs, axis=1))
-    assert pair.together == pytest.approx(np.diag(ours @ theirs.T / lengths), abs=1e-6)
+    lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    assert pair.together == pytest.approx((ours * theirs).sum(1) / lengths, abs=1e-6)
     assert found.paths["sgd"].lengths() == pytest.approx(np.linalg.norm(theirs, axis=1), rel=1e-5)
     assert found.paths["zo"].lengths() == pytest.approx(np.linalg.norm(ours, axis=1), rel=1e-5)
     # neither knows of the other, and a straight descent turns less than draws do

@@ -60,6 +60,9 @@ def test_a_logarithm_makes_dpo_and_log_odds_orpo_s_term() -> None:
     a, b = p.chosen / p.len_chosen, p.rejected / p.len_rejected
     ratio = (a - b) - (torch.log1p(-a.exp()) - torch.log1p(-b.exp()))
     assert torch.allclose(odds, -torch.log(torch.sigmoid(ratio)), rtol=0, atol=1e-12)
+    # and ORPO whole: the negative log-likelihood is a token's mean once, not twice
+    orpo = mpo(Potential(odds=1.0), beta=1.0, reference=False, imitation=1.0)(mean)
+    assert torch.allclose(orpo, odds - a, rtol=0, atol=1e-12)
 
 
 @settings(deadline=None)
@@ -118,7 +121,8 @@ def test_every_part_alone_rises_and_is_at_no_distance_only_from_itself(
     part: str, low: float, more: float, scale: float, shift: float
 ) -> None:
     """Check 2, strictly, in both directions."""
-    potential = Potential(units=[(part, 1.0, scale, shift)]) if part in UNITS else Potential(**{part: scale})
+    plain: dict[str, Any] = {part: scale}
+    potential = Potential(units=[(part, 1.0, scale, shift)]) if part in UNITS else Potential(**plain)
     a, b = torch.tensor([low, low + more], dtype=torch.float64)
     assert float(potential(b.log())) > float(potential(a.log()))
     assert float(potential.divergence(a, b)) > 0
@@ -131,6 +135,10 @@ def test_the_divergence_of_a_logarithm_is_the_generalised_kl() -> None:
         a, b = torch.tensor([y, y0], dtype=torch.float64)
         found = float(Potential(log=1.0).divergence(a, b))
         assert found == pytest.approx(y * math.log(y / y0) - (y - y0), abs=1e-12)
+    one, half = torch.tensor([1.0, 0.5], dtype=torch.float64)
+    odds = Potential(odds=1.0)
+    assert float(odds.divergence(one, half)) == pytest.approx(math.log(2)), "finite where φ⁻¹ is not"
+    assert float(odds.divergence(half, one)) == math.inf
 
 
 def test_a_constant_of_the_potential_cancels() -> None:

@@ -33,6 +33,7 @@ class Weights(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.sizes = (4, 3)
         self.layers = nn.ModuleList([nn.Linear(4, 3, bias=False), nn.Linear(3, 2, bias=False)]).double()
         with torch.no_grad():
             for at, own in enumerate(self.parameters()):
@@ -40,7 +41,8 @@ class Weights(nn.Module):
 
     def forward(self) -> Tensor:
         # each weight is read where its layer runs: by the identity
-        return torch.cat([layer(torch.eye(layer.in_features).double()).T.flatten() for layer in self.layers])
+        ones = [torch.eye(size, dtype=torch.float64) for size in self.sizes]
+        return torch.cat([layer(one).T.flatten() for layer, one in zip(self.layers, ones, strict=True)])
 
 
 def reward(flat: Tensor) -> float:
@@ -68,7 +70,8 @@ def samples(model: nn.Module, batch: Any) -> list[Tensor]:
 
 def run_of(recipe: str, objective: Any, seed: int = 0, executor: Any = None, **settings: Any) -> Run:
     model = Weights()
-    built = catalogue.build(recipe, **{"lr": 1e-2, "eps": 1e-2} | settings)
+    named: dict[str, Any] = {"lr": 1e-2, "eps": 1e-2} | settings
+    built = catalogue.build(recipe, **named)
     return Run(model, ParameterSpace.of(model), built, objective, executor or Swap(), seed=seed)
 
 
@@ -343,11 +346,12 @@ def test_pairs_without_an_answer_have_no_weight() -> None:
 
 
 def test_what_cannot_be_meant_is_said() -> None:
-    for named, sentence in (
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"link": "logist"}, "unknown link 'logist'; did you mean 'logit'"),
         ({"clip": 0.5}, r"clip is 0\.5; it is a share between 0 and 1/2"),
         ({"against": "last"}, "against is 'last'; there is next and first"),
-    ):
+    ]
+    for named, sentence in wrong:
         with pytest.raises(UsageError, match=sentence):
             Comparison(samples, exact(), **named)
     with pytest.raises(UsageError, match=r"4 points do not make pairs|3 points do not make pairs"):

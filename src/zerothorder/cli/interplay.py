@@ -100,6 +100,7 @@ def _named(runs: Sequence[Path]) -> dict[Path, str]:
 def _tracks(run: Path, name: str, asked: Interplay) -> list["Track"]:
     """One for a run; policy and reward model of one of rounds."""
     from zerothorder.interplay.paths import Checkpoints, Replayed
+    from zerothorder.replay import replayable
 
     if not run.is_dir():
         raise UsageError(f"{run} is not a folder; name the folder of a run")
@@ -108,8 +109,10 @@ def _tracks(run: Path, name: str, asked: Interplay) -> list["Track"]:
         several = len(asked.runs) > 1
         return [dataclasses.replace(own, name=f"{name} {own.name}" if several else own.name) for own in found]
     base = asked.base or _base(run)
-    known = base is not None
-    if any(run.glob("checkpoint-*")) and not ((run / "ledger.zo").exists() and known):
+    ledger = run / "ledger.zo"
+    # checkpoints show less than each step's entry, and what replay cannot rebuild
+    known = base is not None and ledger.exists() and replayable(ledger)
+    if any(run.glob("checkpoint-*")) and not known:
         try:
             return [dataclasses.replace(Checkpoints.of(run, asked.start), name=name)]
         except UsageError as error:

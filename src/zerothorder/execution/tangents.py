@@ -96,7 +96,7 @@ def forward_mode() -> Generator[None]:
             raise
         raise UsageError(
             f"{named[1] or 'a custom autograd.Function'} has no forward-mode derivative, which this recipe needs; load "
-            'the model with attn_implementation="eager", or take a recipe of two points (zo-sgd)'
+            'the model with attn_implementation="eager" if it is attention\'s, or take a recipe of two points (zo-sgd)'
         ) from error
     finally:
         mha.set_fastpath_enabled(fast)

@@ -16,9 +16,10 @@ from zerothorder.data import load_model
 from zerothorder.data.adapters import write_adapter
 from zerothorder.data.quiet import need
 from zerothorder.errors import UsageError
-from zerothorder.integrations.trainer_checkpoint import LEDGER, replayable
+from zerothorder.integrations.trainer_checkpoint import LEDGER
 from zerothorder.integrations.trl import AIMS, mixed
 from zerothorder.key import named_seed
+from zerothorder.replay import replayable
 
 _log = logging.getLogger(__name__)
 

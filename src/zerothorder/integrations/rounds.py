@@ -252,7 +252,7 @@ def _merged(model: Any, folder: Path) -> float:
     for Δ = s·B A of all layers and Δ̂ = what the weights changed by."""
     layers = {name: own for name, own in model.base_model.model.named_modules() if hasattr(own, "get_delta_weight")}
     (adapter,) = model.active_adapters
-    wanted = {name: own.get_delta_weight(adapter).float() for name, own in layers.items()}
+    wanted = {name: own.get_delta_weight(adapter).detach().float() for name, own in layers.items()}
     before = {name: own.get_base_layer().weight.detach().clone() for name, own in layers.items()}
     merged = model.merge_and_unload()
     merged.save_pretrained(folder)

@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from zerothorder.errors import UsageError
-from zerothorder.ledger.attachments import Attachments, write_durably
+from zerothorder.ledger.attachments import write_durably
 from zerothorder.ledger.lock import claimed, release
-from zerothorder.ledger.reader import read
 from zerothorder.ledger.writer import cut
 
 _log = logging.getLogger(__name__)
@@ -77,9 +76,3 @@ def ledger_at(output: str, step: int | None) -> Generator[Path]:
         kept.replace(path)
         raise
     _log.warning("the steps of an earlier run are kept in %s", kept)
-
-
-def replayable(ledger: Path) -> bool:
-    """Whether the weights of a ledger can be rebuilt: gradients (`sgd`, `adamw`, `hybrid`) are in it as hashes only."""
-    store = Attachments(ledger.parent / "attachments")
-    return all(own.dense_hash is None or store.has(own.dense_hash) for own in read(ledger).entries)

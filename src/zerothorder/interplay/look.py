@@ -99,17 +99,25 @@ def look(tracks: Sequence[Track], progress: Callable[[int, int], None] = lambda 
         names = " and ".join(repr(track.name) for track in tracks)
         raise UsageError(f"{names} share no tensor; runs are compared over the same base and the same adapter")
     found = Interplay({t.name: Path(t.name, list(t.moments), {}, {}) for t in tracks})
+    # room for all results at once: small pieces kept among large ones that come and go would hold on to their memory
+    updates = [len(track.moments) - 1 for track in tracks]
+    room = {
+        (i, j): np.empty((len(shared), updates[i], updates[j]))
+        for i in range(len(tracks))
+        for j in range(i, len(tracks))
+    }
     for done, name in enumerate(shared):
         moves = [_moves(track, own[name]) for track, own in zip(tracks, by_name, strict=True)]
         sizes = {move.shape[1] for move in moves}
         if len(sizes) > 1:
             raise UsageError(f"{name!r} has {sorted(sizes)} elements in the runs; give runs with the same adapter")
         for i, (track, move) in enumerate(zip(tracks, moves, strict=True)):
-            _add(found.paths[track.name].updates, name, _inner(move, move))
+            _add(found.paths[track.name].updates, name, _inner(move, move, room[i, i][done]))
             counts = found.paths[track.name].counts
             counts[name], counts[WHOLE] = move.shape[1], counts.get(WHOLE, 0) + move.shape[1]
-            for other, theirs in zip(tracks[i + 1 :], moves[i + 1 :], strict=True):
-                _add(found.across.setdefault((track.name, other.name), {}), name, _inner(move, theirs))
+            for j in range(i + 1, len(tracks)):
+                across = found.across.setdefault((track.name, tracks[j].name), {})
+                _add(across, name, _inner(move, moves[j], room[i, j][done]))
         progress(done + 1, len(shared))
     return found
 
@@ -120,12 +128,12 @@ def _moves(track: Track, name: str) -> torch.Tensor:
     return places[1:] - places[:-1]
 
 
-def _inner(one: torch.Tensor, other: torch.Tensor) -> Matrix:
+def _inner(one: torch.Tensor, other: torch.Tensor, out: Matrix) -> Matrix:
     """Inner products in float64, a part of the elements at a time."""
-    found = torch.zeros(len(one), len(other), dtype=torch.float64)
+    out[:] = 0
     for a, b in zip(one.split(_PART, 1), other.split(_PART, 1), strict=True):
-        found += a.double() @ b.double().T
-    return found.numpy()
+        out += (a.double() @ b.double().T).numpy()
+    return out
 
 
 def _add(into: dict[str, Matrix], name: str, inner: Matrix) -> None:

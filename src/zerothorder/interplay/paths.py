@@ -89,7 +89,9 @@ class Checkpoints:
                     raise UsageError(
                         f"{folder} lacks {name!r}, which {self.folders[-1]} has; give checkpoints of one run"
                     )
-                yield file.get_tensor(name).reshape(-1)
+                yield (
+                    file.get_tensor(name).reshape(-1).clone()
+                )  # its own memory: a file that is mapped counts as a whole
 
 
 @dataclass

@@ -37,11 +37,12 @@ class LogProbs:
     len_rejected: Tensor
 
     def averaged(self) -> "LogProbs":
-        """A token's mean in place of the sum: probabilities of long answers are 0 in floating point."""
+        """A token's mean in place of the sum, of answers of length 1: probabilities of long ones are 0 in floating
+        point."""
         c, r = self.len_chosen, self.len_rejected
-        return replace(
-            self, chosen=self.chosen / c, rejected=self.rejected / r, ref_chosen=self.ref_chosen / c,
-            ref_rejected=self.ref_rejected / r,
+        return LogProbs(
+            self.chosen / c, self.rejected / r, self.ref_chosen / c, self.ref_rejected / r, torch.ones_like(c),
+            torch.ones_like(r),
         )  # fmt: skip
 
 
@@ -103,8 +104,8 @@ class Potential:
 
 
 def _generalised_kl(u: Tensor, v: Tensor) -> Tensor:
-    """u ln(u/v) - (u - v), also where u and v are close."""
-    return torch.special.xlog1py(u, (u - v) / v) - (u - v)
+    """u ln(u/v) - (u - v), also where u and v are close; v where u is 0."""
+    return torch.where(u > 0, u * torch.log1p((u - v) / v), torch.zeros_like(u)) - (u - v)
 
 
 UNITS: dict[str, Callable[[Tensor], Tensor]] = {

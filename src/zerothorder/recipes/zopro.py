@@ -108,13 +108,14 @@ def guide(run: "Run", mu: Mapping[str, Tensor], v: Mapping[str, Tensor] | None =
     found = _fitted(mu, run.space, MU)
     if not any(bool(tensor.any()) for tensor in found.values()):
         raise UsageError("mu is zero in every tensor, so every direction would be; give an update that moved something")
+    away = None if v is None else _fitted(v, run.space, V)  # before anything is written
     run.attach(MU, found)
-    if v is None:
+    if away is None:
         if V in run.state.tensors:  # that of an earlier mu
             run.attach(V, {})
         return
     units: dict[str, Tensor] = {}
-    for name, tensor in _fitted(v, run.space, V).items():
+    for name, tensor in away.items():
         length = math.sqrt(ordered_dot(tensor, tensor))
         units[name] = tensor / length if length else tensor
     run.attach(V, units)
