@@ -269,3 +269,21 @@ def test_a_first_order_run_is_drawn_from_its_checkpoints_though_its_base_is_name
     base = str(tmp_path / "base")
     words = ["interplay", str(tmp_path / "run"), "--base", base, "--start", base, "-o", str(tmp_path / "page.html")]
     assert main(words) == 0
+
+
+def test_gradients_of_micro_batches_are_summed_as_they_come(tmp_path: Path) -> None:
+    """Each is as large as the model: of eight none but the last is held beside the sum."""
+    args = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8, "max_steps": 2}
+    trainer = made(tmp_path / "run", recipe="adamw", args=args)
+    held: list[int] = []
+    compute_loss = trainer.compute_loss
+
+    def looked(*given: Any, **named: Any) -> Any:
+        found = compute_loss(*given, **named)
+        values = trainer._zo_optimizer.accumulated.values
+        held.append(sum(own.gradient is not None for batch in values for own in batch))
+        return found
+
+    trainer.compute_loss = looked
+    trainer.train()
+    assert held == [1] * 16

@@ -38,6 +38,9 @@ class TrainerOptimizer(ZerothOrder):
         leaf: backward() reaches no weight, and leaves there by what the trainer multiplied its loss."""
         if not self.checked and self.run.recipe.tags:  # without draws no weight is ever exchanged
             self.check(loss)
+        grads = [leaf.grad for leaf in self.leaves]
+        if all(own is not None for own in grads):  # backward() has been: the trainer has said what each batch counts
+            self.accumulated.weigh([float(own) for own in grads])  # type: ignore[arg-type]
         values = self.accumulated.add(loss, self._rates())
         mean = sum(own.mean() for own in values) / len(values)
         self.leaves.append(torch.tensor(mean, device=device, requires_grad=True))
