@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from integrations.test_trainers import LOSSES, _batch, _slopes, made
+from trl_kinds import LOSSES, batch_of, made, slopes
 from trl_toys import WORDS, llama
 from zerothorder.integrations.trainer_arguments import discopop_slope
 from zerothorder.key import Key
@@ -227,7 +227,7 @@ def test_every_loss_is_the_formula(loss: str, tmp_path: Path) -> None:
     beta, eps, tau = 0.3, smoothing(loss), 0.2
     settings = {"beta": beta, "label_smoothing": eps, "discopop_tau": tau}
     trainer = trained(tmp_path, loss, model=sure(0), ref_model=sure(1), **settings)
-    inputs = _batch(trainer)
+    inputs = batch_of(trainer)
     pairs = from_logits(trainer, inputs)
     assert len({*pairs.yw.tolist(), *pairs.yl.tolist()}) > 1
     assert (beta * pairs.d).min() < -1 < 1 < (beta * pairs.d).max()
@@ -245,7 +245,7 @@ def test_several_losses_are_summed_with_their_weights(tmp_path: Path) -> None:
     trainer = trained(
         tmp_path, list(weights), loss_weights=list(weights.values()), beta=0.3, model=sure(0), ref_model=sure(1)
     )
-    inputs = _batch(trainer)
+    inputs = batch_of(trainer)
     pairs, case = from_logits(trainer, inputs), told(0)
     of = [
         sum(w * float(FORMULAS[n](p, 0.3, 0.0, 0.05).mean()) for n, w in weights.items()) for p in (pairs, case.pairs)
@@ -351,7 +351,7 @@ def exchanged(case: Told) -> Told:
 def test_exchanging_chosen_and_rejected_adds_beta_times_the_difference(tmp_path: Path) -> None:
     """Card preference-losses, check 5: of sigmoid, on random log-probabilities and on those of two models."""
     trainer = trained(tmp_path, "sigmoid", beta=0.3, model=sure(0), ref_model=sure(1))
-    inputs = _batch(trainer)
+    inputs = batch_of(trainer)
     other = {name: halves_exchanged(tensor) for name, tensor in inputs.items()}
     loss, swapped = (trainer.compute_loss(trainer.model, each).item() for each in (inputs, other))
     added = 0.3 * float(from_logits(trainer, inputs).d.mean())
@@ -368,7 +368,7 @@ def test_simpo_is_the_formula(gamma: float, tmp_path: Path) -> None:
     a completion's tokens and has a margin."""
     args = {"loss_type": "simpo", "cpo_alpha": 0.0, "beta": 2.0, "simpo_gamma": gamma, "per_device_train_batch_size": 8}
     trainer = made("cpo", tmp_path, args=args, model=sure(0))
-    inputs = _batch(trainer)
+    inputs = batch_of(trainer)
     (lw, yw), (ll, yl) = (
         summed(trainer.model, inputs[f"{side}_input_ids"], inputs[f"{side}_attention_mask"])
         for side in ("chosen", "rejected")
@@ -382,8 +382,8 @@ def test_simpo_has_the_slope_that_autograd_has(tmp_path: Path) -> None:
     """Card preference-losses, ZO safety class: simpo is pure, which the card has from reading alone."""
     args = {"loss_type": "simpo", "cpo_alpha": 0.0, "beta": 2.0, "per_device_train_batch_size": 8}
     trainer = made("cpo", tmp_path, args=args)
-    inputs = _batch(trainer)
-    pairs = [_slopes(trainer, inputs, Key("z", seed)) for seed in range(5)]
+    inputs = batch_of(trainer)
+    pairs = [slopes(trainer, inputs, Key("z", seed)) for seed in range(5)]
     assert max(abs(a - b) for a, b in pairs) < 2e-3 * max(abs(a) for a, _ in pairs)
     assert max(abs(a) for a, _ in pairs) > 1e-3
 
@@ -458,8 +458,8 @@ def test_discopop_s_projected_gradient_at_the_reference_is_against_dpo_s(tmp_pat
     found = {}
     for loss in ("discopop", "sigmoid"):
         trainer = trained(tmp_path / loss, loss, beta=0.5, ref_model=llama(0))
-        inputs = _batch(trainer)
-        found[loss] = [_slopes(trainer, inputs, Key("z", seed))[1] for seed in range(5)]
+        inputs = batch_of(trainer)
+        found[loss] = [slopes(trainer, inputs, Key("z", seed))[1] for seed in range(5)]
     for of_discopop, of_dpo in zip(found["discopop"], found["sigmoid"], strict=True):
         assert of_discopop / of_dpo == pytest.approx(-0.784264 / 0.5, rel=0.05)
 
@@ -479,7 +479,7 @@ def moved(output: Path, loss: str, *, policy: Any = None, recipe: str = "spsa", 
         output, loss, model=policy or llama(0), ref_model=llama(0), recipe=recipe, per_device_train_batch_size=16,
         lr_scheduler_type="constant", **more,
     )  # fmt: skip
-    inputs = _batch(trainer)
+    inputs = batch_of(trainer)
     before = trainer.compute_loss(trainer.model, inputs).item()
     trainer.train()
     after = trainer.compute_loss(trainer.model, inputs).item()

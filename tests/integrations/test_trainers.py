@@ -6,8 +6,6 @@ import logging
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +15,19 @@ import torch
 from safetensors.torch import load_file
 
 import zerothorder as zo
+from trl_kinds import (
+    KINDS,
+    LOSSES,
+    PERTURBED,
+    batch_of,
+    distinct,
+    experimental,
+    logged,
+    made,
+    same,
+    slopes,
+    weights,
+)
 from trl_toys import arguments, llama, rows, scorer, tokenizer
 from zerothorder.catalogue import CATALOGUE
 from zerothorder.errors import LedgerError, UsageError
@@ -25,103 +36,11 @@ from zerothorder.integrations.trainer_arguments import discopop_slope, settle
 from zerothorder.key import Key
 from zerothorder.ledger.header import fingerprint
 from zerothorder.ledger.reader import read
-from zerothorder.point import Point
 from zerothorder.recipes.zopro import difference, guide
 from zerothorder.replay import replay
 from zerothorder.run import Run
 
 trl = pytest.importorskip("trl")
-os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A trainer, the form of its rows, and what it is given beyond them."""
-
-    trainer: Callable[[], Any]
-    form: str
-    args: dict[str, Any]
-    named: Callable[[], dict[str, Any]]
-    names: tuple[str, ...] = ()
-    model: Callable[[], Any] = llama
-
-
-def _experimental(module: str, name: str) -> Callable[[], Any]:
-    def load() -> Any:
-        return getattr(importlib.import_module(f"trl.experimental.{module}"), name)
-
-    return load
-
-
-def distinct(completions: list[str], **others: Any) -> list[float]:
-    return [float(len(set(text.split()))) for text in completions]
-
-
-_REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
-KINDS = {
-    "sft": Kind(lambda: trl.SFTTrainer, "text", {}, dict, ("mean_token_accuracy", "entropy", "num_tokens")),
-    "dpo": Kind(
-        lambda: trl.DPOTrainer, "preference", {"precompute_ref_log_probs": True}, dict,
-        (*_REWARDS, "logps/chosen", "logits/chosen", "num_tokens"),
-    ),
-    "dpo with its reference": Kind(
-        lambda: trl.DPOTrainer, "preference", {}, lambda: {"ref_model": llama(1)}, (*_REWARDS, "num_tokens")
-    ),
-    "kto": Kind(
-        lambda: trl.KTOTrainer, "unpaired", {"train_sampling_strategy": "sequential"},
-        lambda: {"ref_model": llama(1)}, ("kl", "num_tokens"),
-    ),
-    "reward": Kind(lambda: trl.RewardTrainer, "preference", {}, dict, ("accuracy", "margin", "num_tokens"), scorer),
-    "rloo": Kind(
-        lambda: trl.RLOOTrainer, "prompt",
-        {"num_generations": 2, "max_completion_length": 5, "steps_per_generation": 4, "beta": 0.0},
-        lambda: {"reward_funcs": distinct}, ("reward", "completions/mean_length", "num_tokens"),
-    ),
-    "cpo": Kind(
-        _experimental("cpo", "CPOTrainer"), "preference", {"max_length": 32}, dict, ("rewards/margins", "nll_loss")
-    ),
-    "orpo": Kind(
-        _experimental("orpo", "ORPOTrainer"), "preference", {"max_length": 32}, dict, ("log_odds_ratio", "nll_loss")
-    ),
-    "tpo": Kind(_experimental("tpo", "TPOTrainer"), "reference", {"max_length": 32}, dict, ("rewards/margins",)),
-    "grpo": Kind(
-        lambda: trl.GRPOTrainer, "prompt", {"num_generations": 2, "max_completion_length": 5, "beta": 0.0},
-        lambda: {"reward_funcs": distinct},
-    ),
-}  # fmt: skip
-PERTURBED = [name for name in KINDS if name != "grpo"]
-"""GRPO's loss is for gradients alone."""
-
-
-def _config_of(trainer: Any) -> Any:
-    """DPOConfig beside DPOTrainer."""
-    package = importlib.import_module(trainer.__module__.rpartition(".")[0])
-    name = trainer.__name__.replace("Trainer", "Config")
-    return getattr(package, name, None) or getattr(trl, name)
-
-
-def made(name: str, output: Path, mixed: bool = True, **more: Any) -> Any:
-    kind = KINDS[name]
-    base = kind.trainer()
-    args = arguments(_config_of(base), output, **kind.args | more.pop("args", {}))
-    named: dict[str, Any] = {"model": kind.model(), "processing_class": tokenizer(), "train_dataset": rows(kind.form)}
-    named |= kind.named()
-    if mixed:
-        base = type("Mixed" + base.__name__, (zo.TrainerMixin, base), {})
-        named["recipe"] = "spsa"
-    return base(args=args, **named | more)
-
-
-def weights(model: Any) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-def logged(trainer: Any) -> list[dict[str, Any]]:
-    return [row for row in trainer.state.log_history if "loss" in row]
 
 
 def graded(trainer: Any) -> set[str]:
@@ -248,7 +167,7 @@ def test_a_metric_is_collected_once_a_micro_batch_not_once_a_forward(name: str, 
     assert [max(row.values(), default=0) for row in counts[True][:2]] == [2, 2], "two micro-batches an update"
 
 
-def test_micro_batches_of_an_update_share_one_direction_and_make_the_step_of_the_whole_batch(tmp_path: Path) -> None:
+def test_micro_batches_of_an_update_share_one_direction_and_make_the_step_of_the_wholebatch_of(tmp_path: Path) -> None:
     whole = made("dpo", tmp_path / "whole", args={"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1})
     parts = made("dpo", tmp_path / "parts", args={"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4})
     for trainer in (whole, parts):
@@ -344,38 +263,6 @@ def test_a_reference_is_asked_once_a_batch_not_once_a_point(tmp_path: Path) -> N
     assert len(calls) > 2 * 8
 
 
-def _slopes(trainer: Any, inputs: Any, key: Any) -> tuple[float, float]:
-    """The trainer's autograd derivative along z, and the central difference that a step would take."""
-    optimizer = trainer.create_optimizer()
-    run, model = optimizer.run, trainer.model
-    model.train()
-    loss_of = partial(super(zo.TrainerMixin, trainer).compute_loss, model, inputs)
-    loss_of().backward()
-    z = {}
-    for site in run.space:
-        z[site.name] = torch.zeros(site.numel)
-        run.direction.shift(z[site.name], z[site.name].clone(), site, key, 1.0, 0, run.state)
-    by_name = {site.name: site.parameter for site in run.space}
-    slope = sum(float((by_name[n].grad.reshape(-1).double() * z[n].double()).sum()) for n in z)
-    model.zero_grad(set_to_none=True)
-    if not optimizer.checked:
-        optimizer.check(loss_of)
-    eps = 5e-4
-    prepared = run.prepare(loss_of)
-    up, down = run.look([Point(((key, eps),)), Point(((key, -eps),))], prepared)
-    return slope, (up.mean() - down.mean()) / (2 * eps)
-
-
-LOSSES = [
-    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
-    "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
-]  # fmt: skip
-
-
-def _batch(trainer: Any) -> Any:
-    return trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
-
-
 def _apart(pairs: list[tuple[float, float]]) -> float:
     """The largest relative error, of the slopes that are not next to zero."""
     largest = max(abs(slope) for slope, _ in pairs)
@@ -392,8 +279,8 @@ def test_every_dpo_loss_has_the_slope_that_autograd_has(loss: str, tmp_path: Pat
     args: dict[str, Any] = {"loss_type": [loss], "per_device_train_batch_size": 8, "precompute_ref_log_probs": False}
     args |= {"label_smoothing": SMOOTHED[loss]} if loss in SMOOTHED else {}
     trainer = made("dpo with its reference", tmp_path / "run", args=args)
-    inputs = _batch(trainer)
-    pairs = [_slopes(trainer, inputs, Key("z", seed)) for seed in range(5)]
+    inputs = batch_of(trainer)
+    pairs = [slopes(trainer, inputs, Key("z", seed)) for seed in range(5)]
     assert _apart(pairs) < 2e-3
     assert max(abs(a) for a, _ in pairs) > 1e-3
 
@@ -402,8 +289,8 @@ def test_every_dpo_loss_has_the_slope_that_autograd_has(loss: str, tmp_path: Pat
 def test_other_losses_have_the_slope_that_autograd_has(name: str, tmp_path: Path) -> None:
     """KTO's KL term is a constant to autograd, and so it is to a step."""
     trainer = made(name, tmp_path / "run", args={"per_device_train_batch_size": 8})
-    inputs = _batch(trainer)
-    pairs = [_slopes(trainer, inputs, Key("z", seed)) for seed in range(5)]
+    inputs = batch_of(trainer)
+    pairs = [slopes(trainer, inputs, Key("z", seed)) for seed in range(5)]
     assert max(abs(a - b) for a, b in pairs) < 2e-3 * max(abs(a) for a, _ in pairs)
 
 
@@ -413,8 +300,8 @@ def test_a_term_under_no_grad_that_moved_would_show(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(TrainerLoss, "constant_without_grad", False)
     trainer = made("kto", tmp_path / "run", args={"per_device_train_batch_size": 8})
-    inputs = _batch(trainer)
-    pairs = [_slopes(trainer, inputs, Key("z", seed)) for seed in range(5)]
+    inputs = batch_of(trainer)
+    pairs = [slopes(trainer, inputs, Key("z", seed)) for seed in range(5)]
     assert max(abs(a - b) for a, b in pairs) > 1e-2 * max(abs(a) for a, _ in pairs)
 
 
@@ -594,7 +481,7 @@ def test_what_would_part_the_run_from_its_ledger_is_refused(asked: dict[str, Any
 def test_a_trainer_with_a_backward_of_its_own_is_refused() -> None:
     pytest.importorskip("trl.experimental.online_dpo")
     with pytest.raises(UsageError, match=r"computes its loss in a training_step of its own.*use one that has it"):
-        settle(object.__new__(_experimental("online_dpo", "OnlineDPOTrainer")()), None, "mezo")
+        settle(object.__new__(experimental("online_dpo", "OnlineDPOTrainer")()), None, "mezo")
 
 
 @pytest.mark.parametrize(
@@ -603,7 +490,7 @@ def test_a_trainer_with_a_backward_of_its_own_is_refused() -> None:
 )
 def test_trainers_whose_loss_has_a_detached_factor_are_refused(module: str, name: str) -> None:
     pytest.importorskip(f"trl.experimental.{module}")  # which of them there are depends on TRL's version
-    trainer = object.__new__(_experimental(module, name)())
+    trainer = object.__new__(experimental(module, name)())
     with pytest.raises(UsageError, match="constant to a gradient but not to a perturbation"):
         settle(trainer, None, "mezo")
     settle(trainer, None, "sgd")
@@ -667,7 +554,7 @@ def test_discopop_at_the_reference_is_told_where_its_slope_there_is_uphill(
         args = {"loss_type": [loss], "discopop_tau": tau, "precompute_ref_log_probs": False, "beta": 0.3}
         with caplog.at_level(logging.WARNING):
             trainer = made("dpo", tmp_path / loss, args=args, ref_model=llama(0))  # the policy itself
-        found.append(_slopes(trainer, _batch(trainer), Key("z", 0))[0])
+        found.append(slopes(trainer, batch_of(trainer), Key("z", 0))[0])
     assert found[0] / found[1] == pytest.approx(discopop_slope(0.3, tau) / -0.15, rel=1e-3)
     assert (found[0] / found[1] < 0) == told == ("less likely (+0.235 at beta 0.3" in caplog.text)
 
