@@ -26,7 +26,7 @@ class Accumulation:
         self.points: list[Point] = []
         self.prepared: list[dict[str, Any]] = []
         self.values: list[list[Values]] = []
-        self.known: list[float] = []
+        self.weighed = 0
         self.gradients: list[dict[str, Tensor]] = []
 
     def __len__(self) -> int:
@@ -47,55 +47,44 @@ class Accumulation:
     def weigh(self, weights: Sequence[float]) -> None:
         """The weights of the first batches, as many as are known: of their gradients, each as large as the model, the
         sum is kept."""
-        for weight, values in zip(weights[len(self.known) :], self.values[len(self.known) :], strict=False):
-            self.known.append(weight)
+        known = slice(self.weighed, len(weights))
+        for weight, values in zip(weights[known], self.values[known], strict=True):
+            self.gradients = self.gradients or [{} for _ in values]
             for point, own in enumerate(values):
-                if own.gradient is not None:
-                    self.gradients += [{} for _ in range(len(self.gradients), point + 1)]
-                    _add(self.gradients[point], weight, own.gradient)
-                    values[point] = replace(own, gradient=None)
+                for name, part in (own.gradient or {}).items():
+                    self.gradients[point][name] = self.gradients[point].get(name, 0) + weight * part
+                values[point] = replace(own, gradient=None)
+        self.weighed = len(weights)
 
     def finish(self, weights: Sequence[float] | None = None) -> Entry:
         """Take the step with these weights of the batches, by default the mean."""
         if not self.values:
             raise UsageError("a step over several batches has none yet; add(batch) comes first")
         weights = [1.0 / len(self)] * len(self) if weights is None else weights
-        self.weigh(weights)
-        prepared, values, gradients = self.prepared, self.values, self.gradients
-        self.clear()
-        while True:
-            answer = self.run.tell(_summed(values, weights, gradients))
-            gradients = []
-            if isinstance(answer, Entry):
-                return answer
-            values = [self.run.look(answer, own, part) for part, own in enumerate(prepared)]
+        try:
+            self.weigh(weights)
+            while not isinstance(answer := self.run.tell(self._summed(weights)), Entry):
+                self.values, self.weighed, self.gradients = [], 0, []
+                for part, prepared in enumerate(self.prepared):
+                    self.values.append(self.run.look(answer, prepared, part))
+                    self.weigh(weights[: part + 1])
+            return answer
+        finally:
+            self.clear()
 
     def clear(self) -> None:
         """Forget the batches: the step is begun anew."""
-        self.points, self.prepared, self.values, self.known, self.gradients = [], [], [], [], []
+        self.points, self.prepared, self.values, self.weighed, self.gradients = [], [], [], 0, []
 
-
-def _add(total: dict[str, Tensor], weight: float, gradient: Mapping[str, Tensor]) -> None:
-    """total += weight·gradient, tensor by tensor, so that one is held twice and not all."""
-    for name, own in gradient.items():
-        total[name] = total.get(name, 0) + weight * own
-
-
-def _summed(
-    values: Sequence[Sequence[Values]], weights: Sequence[float], gradients: Sequence[dict[str, Tensor]]
-) -> list[Values]:
-    """Σ weight · mean of a batch, point by point; gradients on top of those summed already."""
-    found: list[Values] = []
-    for number, point in enumerate(zip(*values, strict=True)):
-        total = Values.of(sum(weight * own.mean() for weight, own in zip(weights, point, strict=True)))
-        summed = gradients[number] if number < len(gradients) else {}
-        for weight, own in zip(weights, point, strict=True):
-            if own.gradient is not None:
-                _add(summed, weight, own.gradient)
-        if summed:
-            total = replace(total, gradient=summed)
-        if all(own.slope is not None for own in point):
-            slope = sum(weight * own.mean_slope() for weight, own in zip(weights, point, strict=True))
-            total = replace(total, slope=torch.tensor([slope], dtype=torch.float64))
-        found.append(total)
-    return found
+    def _summed(self, weights: Sequence[float]) -> list[Values]:
+        """Σ weight · mean of a batch, point by point."""
+        found: list[Values] = []
+        for point, gradient in zip(zip(*self.values, strict=True), self.gradients, strict=True):
+            total = Values.of(sum(weight * own.mean() for weight, own in zip(weights, point, strict=True)))
+            if gradient:
+                total = replace(total, gradient=gradient)
+            if all(own.slope is not None for own in point):
+                slope = sum(weight * own.mean_slope() for weight, own in zip(weights, point, strict=True))
+                total = replace(total, slope=torch.tensor([slope], dtype=torch.float64))
+            found.append(total)
+        return found

@@ -54,7 +54,7 @@ CATALOGUE: dict[str, Row] = {
         (sparse_gradient.SparseGradient, sparse_gradient.SCHEME_DEFAULTS),
         (zopro.ZOPrO, _NONE),
         (zpg.ZPG, zo_sgd.SCHEME_DEFAULTS),
-        (zpg.ZSPO, zpg.SIGNS),
+        (zpg.ZSPO, zo_sgd_sign.SCHEME_DEFAULTS),
         (first_order.SGD, _NONE),
         (first_order.AdamW, first_order.SCHEME_DEFAULTS),
     )

@@ -213,7 +213,8 @@ def test_a_line_is_logged_once_however_often_the_loss_is_computed(tmp_path: Path
 
 @pytest.mark.parametrize("recipe", ["zopro", "block-wise", "sparse-gradient"])
 def test_the_logged_norm_is_as_long_as_the_step(recipe: str, tmp_path: Path) -> None:
-    """SGD without decay moves by lr times the estimate, whatever the direction's length is."""
+    """SGD without decay moves by lr times the estimate, whatever the direction's length is. Of n Gaussians it is √n but
+    for a share of 1/√2n: 0.9 % of all 6,736 weights, 2.2 % of the smallest block."""
     from zerothorder.recipes.zopro import guide
 
     args = {"learning_rate": 1e-2, "lr_scheduler_type": "constant", "max_steps": 1, "logging_steps": 1}
@@ -239,7 +240,7 @@ def test_a_failed_resume_leaves_the_ledger_as_it_was(tmp_path: Path) -> None:
     trainer = made(tmp_path / "run", args=args)
     trainer.train()
     before = (tmp_path / "run/ledger.zo").read_bytes()
-    with pytest.raises(LedgerError, match=r"this trainer has moved its model already.*make the trainer anew"):
+    with pytest.raises(LedgerError, match=r"another base.*this trainer has trained before.*make the trainer anew"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "run/checkpoint-2"))
     assert (tmp_path / "run/ledger.zo").read_bytes() == before
     assert not list((tmp_path / "run").glob("ledger.*.zo"))

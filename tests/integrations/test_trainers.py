@@ -348,6 +348,31 @@ def test_rloo_generates_once_for_its_steps_and_uses_every_slice_once(
         assert sorted(row for rows in taken for row in rows) == sorted(said)
 
 
+def test_a_run_of_rloo_that_is_resumed_between_two_generations_generates_anew(tmp_path: Path) -> None:
+    """TRL's buffer is in no checkpoint. What was taken stays in the ledger, whose replay is the resumed run."""
+    args = {"max_steps": 4, "steps_per_generation": 4, "save_strategy": "steps", "save_steps": 1}
+    whole = made("rloo", tmp_path / "run", args=args)
+    whole.train()
+    first = read(tmp_path / "run/ledger.zo").entries
+    again = made("rloo", tmp_path / "run", args=args)
+    generated: list[int] = []
+    generate = again._generate_and_score_completions
+
+    def counted(batch: Any) -> Any:
+        generated.append(again.state.global_step)
+        return generate(batch)
+
+    again._generate_and_score_completions = counted
+    again.train(resume_from_checkpoint=str(tmp_path / "run/checkpoint-1"))
+    entries = read(tmp_path / "run/ledger.zo").entries
+    assert generated[0] == 1
+    assert entries[:1] == first[:1]
+    assert len(entries) == 4
+    rebuilt = llama(0)
+    replay(rebuilt, tmp_path / "run/ledger.zo")
+    assert same(weights(rebuilt), weights(again.model))
+
+
 def _broken_scorer() -> Any:
     model = scorer()
     torch.nn.init.constant_(model.score.weight, math.nan)

@@ -354,7 +354,7 @@ def test_what_cannot_be_meant_is_said() -> None:
     for named, sentence in wrong:
         with pytest.raises(UsageError, match=sentence):
             Comparison(samples, exact(), **named)
-    with pytest.raises(UsageError, match=r"4 points do not make pairs|3 points do not make pairs"):
+    with pytest.raises(UsageError, match="3 points do not make pairs"):
         entries("zpg", Comparison(samples, exact()), sides="one", draws=2)
     with pytest.raises(UsageError, match="gave 1 shares for 2 pairs"):
         entries("zpg", Comparison(samples, lambda batch, a, b: [0.5]))

@@ -110,7 +110,7 @@ def _tracks(run: Path, name: str, asked: Interplay) -> list["Track"]:
         return [dataclasses.replace(own, name=f"{name} {own.name}" if several else own.name) for own in found]
     base = asked.base or _base(run)
     ledger = run / "ledger.zo"
-    # checkpoints show less than each step's entry, and what replay cannot rebuild
+    # the ledger has every step, but of a first-order run only the checkpoints can be read
     known = base is not None and ledger.exists() and replayable(ledger)
     if any(run.glob("checkpoint-*")) and not known:
         try:

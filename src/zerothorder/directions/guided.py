@@ -74,8 +74,11 @@ class Guided:
 
     def square(self, site: Site, term: Key | str, state: State) -> float:
         """‖along‖², of the draws too."""
-        named = term if isinstance(term, str) else self.along
-        return self.dense.square(site, named, state)
+        if isinstance(term, str) and term != self.along:
+            return self.dense.square(site, term, state)
+        self._needs(site, state)
+        length, _ = self._once(site, None, state, lambda: (self._length(site, state), 0.0))
+        return length * length
 
     def _scales(self, site: Site, term: Key, state: State) -> tuple[float, float]:
         """(s, s·⟨off, w⟩) with s = ‖along‖/‖u‖, so that z = s·w - s·⟨off, w⟩·off."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from zerothorder import random
 from zerothorder.directions import View
 from zerothorder.errors import UsageError, nearest
+from zerothorder.exact import ordered_dot
 from zerothorder.key import Key
 from zerothorder.space import Site
 from zerothorder.state import State
@@ -68,7 +69,8 @@ class Dense:
     def square(self, site: Site, term: Key | str, state: State) -> float:
         """See `Direction`."""
         if isinstance(term, str):
-            return float(state.tensor(term, site.name).double().square().sum())
+            vector = state.tensor(term, site.name)
+            return ordered_dot(vector, vector)
         return site.numel * math.prod(change.share(site, state) for change in self.maps)
 
     @property

@@ -7,6 +7,7 @@ from torch import Tensor
 from zerothorder import random
 from zerothorder.directions import View
 from zerothorder.errors import UsageError
+from zerothorder.exact import ordered_dot
 from zerothorder.key import Key
 from zerothorder.space import Site
 from zerothorder.state import State
@@ -23,7 +24,8 @@ class Multiply:
 
     def share(self, site: Site, state: State) -> float:
         """Mean of factor²."""
-        return float(state.tensor(self.factor, site.name).double().square().mean())
+        factor = state.tensor(self.factor, site.name)
+        return ordered_dot(factor, factor) / factor.numel()
 
 
 SPARSITY = "sparsity"

@@ -19,9 +19,9 @@ def one_key(step: Step, draw: int) -> tuple[tuple[Key, float], ...]:
 def central(eps: float, draws: int = 1, along: Along = one_key) -> Estimator:
     """n-SPSA: ρ_j = (L(θ + ε z_j) - L(θ - ε z_j)) / 2ε, estimate Σ_j ρ_j z_j / n. 2n evaluations.
 
-    Unbiased for the gradient of L smoothed by ε; exact along z for quadratics. The loss noted is the mean over all
-    points. z_j is what `along` says: one draw, or a sum of draws and vectors of the State, each with its own scalar in
-    the ledger. Source: Spall 1992 (SPSA); Malladi et al. 2023 (n-SPSA for language models).
+    Unbiased for the gradient of L smoothed by ε; exact along z for quadratics. What is noted is the mean loss over all
+    points and ρ_1 / n. z_j is what `along` says: one draw, or a sum of draws and vectors of the State, each with its
+    own scalar in the ledger. Source: Spall 1992 (SPSA); Malladi et al. 2023 (n-SPSA for language models).
     """
     check_eps(eps)
     if draws < 1:
@@ -33,7 +33,7 @@ def central(eps: float, draws: int = 1, along: Along = one_key) -> Estimator:
         means = [v.mean() for v in values]
         slopes = [(up - down) / (2 * eps) / draws for up, down in zip(means[::2], means[1::2], strict=True)]
         terms = tuple((key, slope * c) for way, slope in zip(ways, slopes, strict=True) for key, c in way)
-        return Estimate(terms, {"loss": sum(means) / len(means)})
+        return Estimate(terms, {"loss": sum(means) / len(means), "projected_gradient": slopes[0]})
 
     return estimate
 

@@ -128,7 +128,8 @@ class Rounds:
     def _sft(self, folder: Path) -> dict[str, Any]:
         model, tokenizer = self.kind.load(self.model)
         trainer = self._train("sft", folder, model, tokenizer, self.demonstrations, self.fit, self.fits)
-        kept = _merged(trainer.model, folder / _MERGED)
+        kept = _kept(trainer.model)
+        trainer.model.merge_and_unload().save_pretrained(folder / _MERGED)
         tokenizer.save_pretrained(folder / _MERGED)
         if kept < _KEPT:
             self.say(
@@ -247,18 +248,14 @@ class Rounds:
         write_durably(path, (json.dumps(mine, indent=1) + "\n").encode())
 
 
-def _merged(model: Any, folder: Path) -> float:
-    """Save the base with the adapter in it; the share of the adapter's change that its rounding has left, ⟨Δ̂, Δ⟩/⟨Δ, Δ⟩
-    for Δ = s·B A of all layers and Δ̂ = what the weights changed by."""
-    layers = {name: own for name, own in model.base_model.model.named_modules() if hasattr(own, "get_delta_weight")}
+def _kept(model: Any) -> float:
+    """The share of an adapter's change that is left when it is merged and rounded: ⟨Δ̂, Δ⟩ / ⟨Δ, Δ⟩ over all layers for
+    Δ = s·B A and Δ̂ = round(W + Δ) - W."""
     (adapter,) = model.active_adapters
-    wanted = {name: own.get_delta_weight(adapter).detach().float() for name, own in layers.items()}
-    before = {name: own.get_base_layer().weight.detach().clone() for name, own in layers.items()}
-    merged = model.merge_and_unload()
-    merged.save_pretrained(folder)
     inner = square = 0.0
-    for name, delta in wanted.items():
-        moved = merged.get_submodule(name).weight.detach().float() - before[name].float()
+    for layer in (own for own in model.modules() if hasattr(own, "get_delta_weight")):
+        delta, weight = layer.get_delta_weight(adapter).detach().float(), layer.get_base_layer().weight.detach()
+        moved = (weight.float() + delta).to(weight.dtype).float() - weight.float()
         inner += float((moved.double() * delta.double()).sum())
         square += float(delta.double().square().sum())
     return inner / square if square else 1.0

@@ -171,8 +171,8 @@ class TrainerMixin:
             if not resume or not hasattr(self, "_zo_optimizer"):
                 raise
             raise LedgerError(
-                f"{error}: this trainer has moved its model already, and a run is rebuilt from the base model; make "
-                "the trainer anew, with the model as it was before, and resume with that"
+                f"{error}; this trainer has trained before, which moved its model, and a run is rebuilt from the base "
+                "model: make the trainer anew, with the model as it was, and resume with that"
             ) from error
         for group in found.param_groups:
             group["lr"] = args.learning_rate

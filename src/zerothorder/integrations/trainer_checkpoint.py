@@ -57,22 +57,19 @@ def ledger_at(output: str, step: int | None) -> Generator[Path]:
     if step is not None and not path.exists():
         raise UsageError(f"there is no {path} to resume from; a checkpoint alone does not hold the run")
     path.parent.mkdir(parents=True, exist_ok=True)
-    before = path.read_bytes() if path.exists() else None
-    if step is not None:
-        before = cut(path, step)
-    elif before is not None:
-        with claimed(path):
-            path.unlink()
-    if before is None:
-        yield path
-        return
     number = next(n for n in range(1, 10**6) if not path.with_suffix(f".{n}.zo").exists())
     kept = path.with_suffix(f".{number}.zo")
-    write_durably(kept, before)
+    if step is None and path.exists():
+        with claimed(path):
+            path.rename(kept)
+    elif step is not None and (before := cut(path, step)) is not None:
+        write_durably(kept, before)
     try:
         yield path
     except BaseException:
         release(path)
-        kept.replace(path)
+        if kept.exists():
+            kept.replace(path)
         raise
-    _log.warning("the steps of an earlier run are kept in %s", kept)
+    if kept.exists():
+        _log.warning("the steps of an earlier run are kept in %s", kept)

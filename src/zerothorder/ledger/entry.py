@@ -51,14 +51,9 @@ class Entry:
 
     @property
     def projected_gradient(self) -> float:
-        """ρ of the first draw. Where a direction is a sum of unit weight (d·mu + √(1-d²)·z of ZOPrO), its terms hold ρ
-        times each weight. NaN without terms."""
-        if not self.terms:
-            return math.nan
-        drawn = self.terms[-1][0].tag
-        first = next(at for at, (key, _) in enumerate(self.terms) if key.tag == drawn)
-        scalars = [scalar for _, scalar in self.terms[: first + 1]]
-        return scalars[0] if not first else math.copysign(math.hypot(*scalars), scalars[0])
+        """That of the first draw: as the recipe notes it, where a direction is a sum and its terms hold ρ times each
+        weight, else the first term's scalar. NaN without terms."""
+        return self.notes.get("projected_gradient", self.terms[0][1] if self.terms else math.nan)
 
 
 def float32(value: float) -> float:

@@ -49,7 +49,7 @@ class ZOPrO:
 
     name: ClassVar[str] = "zopro"
     paper: ClassVar[str] = "Galatolo et al., Visualising Policy-Reward Interplay …, arXiv 2503.03460"
-    columns: ClassVar[tuple[str, ...]] = ("loss",)
+    columns: ClassVar[tuple[str, ...]] = ("loss", "projected_gradient")
     tags: ClassVar[tuple[str, ...]] = ("z", MU)
 
     lr: float = 1e-4

@@ -1,7 +1,6 @@
 """ZPG and its kin: a policy's gradient from comparisons of its samples, by people or judges, with no reward model."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -13,7 +12,6 @@ from zerothorder.estimate import Estimator, Step
 from zerothorder.estimators.finite_difference import central
 from zerothorder.estimators.signs import sign_of
 from zerothorder.key import Key
-from zerothorder.recipes.zo_sgd import SCHEME_DEFAULTS as PLAIN
 from zerothorder.recipes.zo_sgd import ZOSGD
 
 if TYPE_CHECKING:
@@ -88,10 +86,3 @@ class ZSPO(ZPG):
 
     def estimator(self) -> Estimator:
         return sign_of(super().estimator())
-
-
-SIGNS: Mapping[str, Mapping[str, float]] = {
-    # the length of a step no longer has the slope in it; those of `zo-sgd-sign`
-    name: {**own, "lr": lr}
-    for (name, own), lr in zip(PLAIN.items(), (1e-6, 1e-4, 1e-3, 1e-6, 1e-4), strict=True)
-}
