@@ -223,12 +223,19 @@ def test_the_page_has_means_curves_and_samples_and_says_what_is_missing(path: Pa
     for cell, gain in zip([c for c in suite.cells if c.task == "short"], (0.1, 0.2, 0.0, 0.3, 0.2, 0.0), strict=True):
         (tmp_path / cell.name).mkdir(parents=True)
         rounds = {"rewards": [{"reward": gain / 2}, {"reward": 0.25 + gain}]} if cell.method == "guided" else {}
-        write_result(tmp_path, cell, result(gain) | rounds)
+        own = result(gain) | rounds
+        if cell.method == "plain" and cell.seed == 0:
+            for when, chrf in (("before", 0.5), ("after", 0.25)):
+                own[when] = {**own[when], "metrics": {"chrf": chrf}}
+        write_result(tmp_path, cell, own)
     page = write_page(suite, results(suite, tmp_path), tmp_path)
     text = page.read_text()
     assert "6 of 10 runs" in text
     assert "Not run: german/plain/seed-0" in text
     assert "| plain | 2 | 0.250 ± 0.000 | 0.450 ± 0.100 | **0.200 ± 0.100** | 0.50 ± 0.00 |" in text
+    assert "| method | chrf before | chrf after |" in text
+    assert "| plain | 0.500 | 0.250 |" in text, "of the seeds that have it"
+    assert "| guided | – | – |" in text
     assert "- before: this" in text
     assert "Reward after each round of `guided`: 0.100 ± 0.000, 0.450 ± 0.000." in text
     assert "round of `plain`" not in text
@@ -323,6 +330,8 @@ first = { recipe = "spsa" }
     guided, fitted = found["short/zopro/seed-0"], found["short/fitted/seed-0"]
     assert len(guided["curve"]) == len(guided["rewards"]) == 2
     assert guided["rewards"][-1]["reward"] == guided["after"]["reward"]
+    assert guided["after"]["metrics"]["chrf"] == guided["after"]["reward"], "the same completions"
+    assert set(guided["before"]["metrics"]) == {"chrf", "rouge_l"}
     assert len(fitted["rewards"]) == 1, "of policies, not of reward models"
     assert all(0 <= row["reward"] <= 1 for row in fitted["curve"]), "chrF, not the scores of the model that was fitted"
     pairs = found["short/dpo/seed-0"]

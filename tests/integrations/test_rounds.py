@@ -43,6 +43,11 @@ def variety(completions: Sequence[str], **others: Any) -> list[float]:
     return [len(set(text.split())) + 0.01 * len(text) for text in completions]
 
 
+def long(completions: Sequence[str], **others: Any) -> list[float]:
+    """How many characters."""
+    return [float(len(text)) for text in completions]
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("base")
@@ -319,6 +324,12 @@ def test_a_look_is_the_reward_of_drawn_completions_and_a_new_adapter_is_its_refe
     means = [(one + other) / 2 for one, other in zip(*map(variety, said), strict=True)]
     assert (both.reward, both.spread) == pytest.approx((sum(means) / 8, statistics.stdev(means) / 8**0.5))
     assert both.texts == found.texts
+    assert dict(both.metrics) == {}
+    beside = look(
+        model, loaded.tokenizer, prompts, variety, 4, seed=3, samples=2, metrics={"own": variety, "len": long}
+    )
+    assert (beside.reward, beside.metrics["own"]) == (both.reward, both.reward)
+    assert beside.metrics["len"] == pytest.approx(sum(map(len, said[0] + said[1])) / 16)
     assert found.texts == tuple(zip(prompts["prompt"][:5], texts[:5], strict=True))
     assert found.kl == pytest.approx(0, abs=1e-5)
     assert found.length == sum(len(ids) for _, ids in drawn) / 8

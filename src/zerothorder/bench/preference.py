@@ -15,7 +15,7 @@ from zerothorder.integrations import answers
 from zerothorder.integrations.adapters import Adapters, Method, told
 from zerothorder.integrations.policies import Look, look
 from zerothorder.integrations.refinement import FITTED, Refinement
-from zerothorder.integrations.rewards import Reward
+from zerothorder.integrations.rewards import METRICS, Reward, reward_of
 from zerothorder.integrations.trl import mixed
 
 OBJECTIVES = ("rloo", "dpo")
@@ -54,7 +54,8 @@ class Preference(Refinement):
             method(getattr(self, name))  # an unknown recipe or setting is said before the first cell runs
 
     def run(self, folder: Path, seed: int, before: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-        """Train and look; the curve is of training's own completions, by tokens through the model and by seconds;
+        """Train and look, by the reward and by every metric that compares with a reference; the curve is of training's
+        own completions, by tokens through the model and by seconds;
         `rewards` of the held-out prompts after each round, the last as `after`."""
         mixed(self.objective)  # its libraries are no part of what a method takes
         began_with = resident_before(DTYPES[self.dtype])
@@ -66,7 +67,8 @@ class Preference(Refinement):
 
         def looked(policy: Any) -> Look:
             how: dict[str, Any] = {"seed": seed, "samples": self.test_samples, "temperature": self.temperature}
-            return look(policy, tokenizer, test, truth, self.tokens, **how)
+            metrics = {name: reward_of(name) for name in METRICS}
+            return look(policy, tokenizer, test, truth, self.tokens, metrics=metrics, **how)
 
         start = looked(model)
         del model  # before the stages load their own

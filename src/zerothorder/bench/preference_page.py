@@ -29,7 +29,7 @@ def write_page(suite: Suite, found: Results, folder: Path) -> Path:
         own = {m: runs for m in suite.methods if (runs := done(suite, found, task, m))}
         if not own:
             continue
-        parts += [f"## {task}\n", _table(own), *_rounds(own)]
+        parts += [f"## {task}\n", _table(own), *_metrics(own), *_rounds(own)]
         for along, unit in (
             ("tokens", "thousand tokens through the model"),
             ("seconds", "seconds of training, one thread"),
@@ -76,6 +76,25 @@ def _table(own: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 def _memory(runs: Sequence[Mapping[str, Any]]) -> str:
     known = [r["memory"] for r in runs if r["memory"] is not None]
     return f"{statistics.fmean(known) / 2**20:.0f} MiB" if known else "–"
+
+
+def _metrics(own: Mapping[str, Sequence[Mapping[str, Any]]]) -> Generator[str]:
+    """What other metrics say of the same completions: who trains for one may lose by another."""
+    names = {name: None for runs in own.values() for r in runs for name in r["after"].get("metrics", {})}
+    rows: list[tuple[str, ...]] = []
+    for method, runs in own.items():
+        cells: list[str] = []
+        for name in names:
+            known = [(r["before"]["metrics"][name], r["after"]["metrics"][name]) for r in runs if _measured(r, name)]
+            cells += [mean([x for x, _ in known]), mean([y for _, y in known])] if known else ["–", "–"]
+        rows.append((method, *cells))
+    if names:
+        yield "Of the same completions:\n"
+        yield markdown(("method", *(f"{name} {when}" for name in names for when in ("before", "after"))), rows)
+
+
+def _measured(run: Mapping[str, Any], name: str) -> bool:
+    return all(name in run[when].get("metrics", {}) for when in ("before", "after"))
 
 
 def _rounds(own: Mapping[str, Sequence[Mapping[str, Any]]]) -> Generator[str]:

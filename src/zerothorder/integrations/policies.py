@@ -4,7 +4,7 @@ import dataclasses
 import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,13 +24,14 @@ Judge = Callable[[Sequence[str], Sequence[tuple[str, str]], Mapping[str, Sequenc
 class Look:
     """A policy on some prompts. `spread`: standard error of the reward, over prompts; `kl`: mean of Σ_t log p(y_t) -
     log p_reference(y_t) at temperature 1 over drawn y, nats a completion; `length` in tokens; `texts`: some of (prompt,
-    completion)."""
+    completion); `metrics`: what else was asked of the same completions, means over prompts, by name."""
 
     reward: float
     spread: float
     kl: float
     length: float
     texts: tuple[tuple[str, str], ...]
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -69,7 +70,7 @@ def _read(model: Any, tokenizer: Any, texts: Sequence[str], **how: Any) -> dict[
 
 def look(
     model: Any, tokenizer: Any, rows: Mapping[str, Sequence[Any]], reward: Reward, tokens: int, *, seed: int = 0,
-    samples: int = 1, temperature: float = 1.0, shown: int = 5,
+    samples: int = 1, temperature: float = 1.0, shown: int = 5, metrics: Mapping[str, Reward] | None = None,
 ) -> Look:  # fmt: skip
     """`samples` completions a prompt, KL and texts of the first ones. Reference: the model without its adapter (none:
     `kl` is 0)."""
@@ -80,11 +81,7 @@ def look(
         seeds = [named_seed(seed, f"look-{again}") for again in range(samples)]
         said = [draw(model, tokenizer, prompts, tokens, temperature=temperature, seed=own) for own in seeds]
         texts = [[tokenizer.decode(ids, skip_special_tokens=True) for _, ids in drawn] for drawn in said]
-        scores = [values_of(reward, own, **columns(rows)) for own in texts]
-        heard = [[value for value in own if value is not None] for own in zip(*scores, strict=True)]
-        values, drawn = [statistics.fmean(own) for own in heard if own], said[0]
-        if not values:
-            raise UsageError(f"the reward said nothing of any completion of {len(prompts)} prompts; give another")
+        values, drawn = _of_prompts(reward, texts, rows), said[0]
         without, kl = getattr(model, "disable_adapter", None), torch.zeros(1)
         if without is not None:
             kl = _log_probability(model, tokenizer, drawn)
@@ -98,7 +95,19 @@ def look(
         float(kl.mean()),
         statistics.fmean(len(ids) for drawn in said for _, ids in drawn),
         tuple(zip(prompts[:shown], texts[0][:shown], strict=True)),
+        {name: statistics.fmean(_of_prompts(own, texts, rows)) for name, own in (metrics or {}).items()},
     )
+
+
+def _of_prompts(reward: Reward, texts: Sequence[Sequence[str]], rows: Mapping[str, Sequence[Any]]) -> list[float]:
+    """A prompt's mean over its completions, without those of which the reward says nothing. UsageError where that are
+    all."""
+    scores = [values_of(reward, own, **columns(rows)) for own in texts]
+    heard = [[value for value in own if value is not None] for own in zip(*scores, strict=True)]
+    values = [statistics.fmean(own) for own in heard if own]
+    if not values:
+        raise UsageError(f"the reward said nothing of any completion of {len(heard)} prompts; give another")
+    return values
 
 
 def columns(rows: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
