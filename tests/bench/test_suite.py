@@ -67,7 +67,7 @@ def result(gain: float, seconds: float = 10.0) -> dict[str, Any]:
     look = {"reward": 0.25, "spread": 0.0, "kl": 0.0, "length": 8.0, "texts": [["say", "this"], ["and", "that"]]}
     return {
         "before": look, "after": look | {"reward": 0.25 + gain, "kl": 0.5}, "tokens": 1000, "forwards": 10,
-        "curve": [{"tokens": 10.0 * i, "seconds": float(i), "reward": 0.1 * i} for i in range(1, 4)],
+        "curve": [{"tokens": 10.0 * i, "seconds": float(i), "reward": 0.1 * i, "kl": 0.0} for i in range(1, 4)],
         "memory": 2**30, "seconds": seconds,
     }  # fmt: skip
 
@@ -223,10 +223,10 @@ def test_the_page_has_means_curves_and_samples_and_says_what_is_missing(path: Pa
     for cell, gain in zip([c for c in suite.cells if c.task == "short"], (0.1, 0.2, 0.0, 0.3, 0.2, 0.0), strict=True):
         (tmp_path / cell.name).mkdir(parents=True)
         rounds = {"rewards": [{"reward": gain / 2}, {"reward": 0.25 + gain}]} if cell.method == "guided" else {}
-        own = result(gain) | rounds
+        own: dict[str, Any] = result(gain) | rounds
         if cell.method == "plain" and cell.seed == 0:
             for when, chrf in (("before", 0.5), ("after", 0.25)):
-                own[when] = {**own[when], "metrics": {"chrf": chrf}}
+                own[when] = dict(own[when]) | {"metrics": {"chrf": chrf}}
         write_result(tmp_path, cell, own)
     page = write_page(suite, results(suite, tmp_path), tmp_path)
     text = page.read_text()
@@ -239,9 +239,10 @@ def test_the_page_has_means_curves_and_samples_and_says_what_is_missing(path: Pa
     assert "- before: this" in text
     assert "Reward after each round of `guided`: 0.100 ± 0.000, 0.450 ± 0.000." in text
     assert "round of `plain`" not in text
-    for name in ("short-tokens.svg", "short-seconds.svg"):
+    for name in ("short-tokens.svg", "short-seconds.svg", "short-kl.svg"):
         assert (tmp_path / name).read_text().startswith("<svg xmlns")
         assert f"({name})" in text
+    assert not (tmp_path / "short-length.svg").exists(), "no curve has a length"
     assert mean([0.5]) == "0.500"
 
 

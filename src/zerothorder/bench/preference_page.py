@@ -18,6 +18,13 @@ the policy, generation and the reference included, and through reward models, fi
 processor's, one thread; memory what the process held at most, less what it held before it loaded the model, of runs
 that were not stopped in between.
 """
+_PICTURES = {
+    "tokens": ("reward", "tokens", "reward of what training says", "thousand tokens through the model"),
+    "seconds": ("reward", "seconds", "reward of what training says", "seconds of training, one thread"),
+    "kl": ("kl", "tokens", "KL divergence from the reference, nats a completion", "thousand tokens through the model"),
+    "length": ("length", "tokens", "length of what training says, tokens", "thousand tokens through the model"),
+}
+"""Name of the file: what is drawn, along what, and the words for both."""
 _SHOWN = 3
 """Texts of a task that the page shows, of the first seed."""
 
@@ -30,14 +37,14 @@ def write_page(suite: Suite, found: Results, folder: Path) -> Path:
         if not own:
             continue
         parts += [f"## {task}\n", _table(own), *_metrics(own), *_rounds(own)]
-        for along, unit in (
-            ("tokens", "thousand tokens through the model"),
-            ("seconds", "seconds of training, one thread"),
-        ):
-            picture = folder / f"{task}-{along}.svg"
-            about = f"{task}: reward of what training says, against {unit}; mean of the seeds, over 8 updates"
-            picture.write_text(_picture(own, along, unit))
-            parts.append(f"![{about}]({picture.name})\n")
+        for name, (shown, along, what, unit) in _PICTURES.items():
+            drawn = _curves(own, shown, along)
+            if not drawn:  # DPO draws no completions
+                continue
+            picture = folder / f"{task}-{name}.svg"
+            picture.write_text(lines(drawn, unit))
+            about = f"{what}, against {unit}; mean of the seeds, over 8 updates"
+            parts.append(f"{about[0].upper()}{about[1:]}:\n\n![{task}: {about}]({picture.name})\n")
         parts.append(_samples(own))
     page = folder / "README.md"
     page.write_text("\n".join(parts))
@@ -106,19 +113,22 @@ def _rounds(own: Mapping[str, Sequence[Mapping[str, Any]]]) -> Generator[str]:
             yield f"Reward after each round of `{method}`: {found}.\n"
 
 
-def _picture(own: Mapping[str, Sequence[Mapping[str, Any]]], along: str, unit: str) -> str:
+def _curves(
+    own: Mapping[str, Sequence[Mapping[str, Any]]], shown: str, along: str
+) -> list[tuple[str, str, list[float], list[float]]]:
+    """(method, colour, x, y) of those whose curve has `shown`."""
     drawn: list[tuple[str, str, list[float], list[float]]] = []
     for at, (method, runs) in enumerate(own.items()):
-        curves = [r["curve"] for r in runs if r["curve"] and "reward" in r["curve"][-1]]
+        curves = [r["curve"] for r in runs if r["curve"] and shown in r["curve"][-1]]
         if not curves:
             continue
         length = min(map(len, curves))
         x = [statistics.fmean(c[i][along] for c in curves) for i in range(length)]
-        y = [statistics.fmean(c[i]["reward"] for c in curves) for i in range(length)]
+        y = [statistics.fmean(c[i][shown] for c in curves) for i in range(length)]
         smooth = [statistics.fmean(y[max(0, i - 7) : i + 1]) for i in range(length)]
         scale = 1e3 if along == "tokens" else 1.0
         drawn.append((method, SERIES[at % len(SERIES)], [value / scale for value in x], smooth))
-    return lines(drawn, unit)
+    return drawn
 
 
 def _samples(own: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
