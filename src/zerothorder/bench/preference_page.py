@@ -16,12 +16,13 @@ _HOW = """Before and after are of prompts that training does not see; each seed 
 prompts for all methods. ± is the standard error over seeds; of one seed there is none. Tokens are all that went through
 the policy, generation and the reference included, and through reward models, fitting and judging included; time is the
 processor's, one thread; memory what the process held at most, less what it held before it loaded the model, of runs
-that were not stopped in between.
+that were not stopped in between. KL in the tables is of a whole completion at temperature 1, in the pictures of a token
+at the temperature that training samples at.
 """
 _PICTURES = {
     "tokens": ("reward", "tokens", "reward of what training says", "thousand tokens through the model"),
     "seconds": ("reward", "seconds", "reward of what training says", "seconds of training, one thread"),
-    "kl": ("kl", "tokens", "KL divergence from the reference, nats a completion", "thousand tokens through the model"),
+    "kl": ("kl", "tokens", "KL divergence from the reference, nats a token", "thousand tokens through the model"),
     "length": ("length", "tokens", "length of what training says, tokens", "thousand tokens through the model"),
 }
 """Name of the file: what is drawn, along what, and the words for both."""
