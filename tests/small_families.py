@@ -192,7 +192,10 @@ def lora() -> Any:
 def prefix() -> Any:
     from peft import PrefixTuningConfig, TaskType, get_peft_model
 
-    return get_peft_model(llama(), PrefixTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=3))
+    from zerothorder.data.prefix_cache import by_either_name
+
+    prefix = PrefixTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=3)
+    return by_either_name(get_peft_model(llama(), prefix))
 
 
 class Convolutional(nn.Module):

@@ -207,6 +207,20 @@ def test_a_reward_that_is_no_number_is_refused() -> None:
     assert checked(lambda completions: [1.0, 2.0], Check("even"))(["a", "b"]) == [1.0, 2.0]
 
 
+def test_a_reward_that_fails_is_named_with_what_it_was_given() -> None:
+    def failing(completions: list[str], **columns: Any) -> list[float]:
+        return [len(columns["answer"])]
+
+    with pytest.raises(
+        UsageError, match=r"the reward odd failed \(KeyError: .*answer.*it was given completions, prompts"
+    ):
+        checked(failing, Check("odd"))(["a"], prompts=["b"])
+    with pytest.raises(UsageError, match="the reward odd gave what is no number"):
+        checked(lambda completions: ["a"], Check("odd"))(["a"])
+    with pytest.raises(UsageError, match="the reward odd gave 1 numbers for 2 completions"):
+        checked(lambda completions: [1.0], Check("odd"))(["a", "b"])
+
+
 @pytest.mark.parametrize(
     "said",
     [

@@ -184,6 +184,22 @@ def _tokens(name: str, examples: list[Example]) -> int:
     return sum(len(e.prompt) + len(a) - 1 for e in examples for a in e.answers)
 
 
+@pytest.mark.parametrize("name", ["llama", "opt"])
+def test_what_is_generated_has_the_prefix_at_every_token(name: str) -> None:
+    adapted = apply_scheme(text_models.build(name, spread=12.0), "prefix", KEY).eval()
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        for _ in range(4):  # each token by a forward of its own, without a cache between them
+            logits = adapted(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+            ids = torch.cat((ids, logits[:, -1:].argmax(-1)), 1)
+    said = generate(
+        adapted, [Example((5, 6, 7), ((4,),), references=("x",))], lambda ids: " ".join(map(str, ids)), PAD, 4
+    )
+    words = said[0].split()
+    assert words
+    assert words == [str(i) for i in ids[0, 3:].tolist()][: len(words)]
+
+
 @pytest.mark.parametrize("scheme", ADAPTERS)
 @pytest.mark.parametrize("name", ["llama", "opt"])
 def test_an_adapter_generates_in_a_batch_as_alone_and_every_forward_is_counted(name: str, scheme: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from zerothorder.data.classes import CLASSES, classes_of, name_classes, saved_classes
+from zerothorder.data.prefix_cache import by_either_name
 from zerothorder.data.quiet import hushed, need, one_sentence
 from zerothorder.data.soft_prompt import load_prompt
 from zerothorder.errors import UsageError
@@ -43,7 +44,7 @@ def load_adapter(model: Any, folder: Path) -> Any:
             if config.peft_type == "PROMPT_TUNING" and config.task_type != "SEQ_CLS":
                 return load_prompt(model, folder, config.num_virtual_tokens).train(model.training)
             trainable = not config.is_prompt_learning
-            adapted = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+            adapted = by_either_name(peft.PeftModel.from_pretrained(model, str(folder), is_trainable=trainable))
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise UsageError(f"the adapter {folder} does not fit its base ({one_sentence(error)})") from error
     if (classes := saved_classes(folder)) is not None:
@@ -67,7 +68,7 @@ def with_adapter(model: Any, settings: Mapping[str, Any], others: Mapping[str, M
     peft = need("peft", "a run that trained an adapter")
     try:
         with torch.random.fork_rng(devices=[]), hushed():
-            found = peft.get_peft_model(model, peft.get_peft_config(dict(settings)))
+            found = by_either_name(peft.get_peft_model(model, peft.get_peft_config(dict(settings))))
             for name, own in others.items():
                 found.add_adapter(name, peft.get_peft_config(dict(own)))
             return found

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zerothorder.data.classes import is_classifier
+from zerothorder.data.prefix_cache import by_either_name, cache_of
 from zerothorder.data.quiet import hushed, need, one_sentence
 from zerothorder.data.soft_prompt import virtual_tokens, with_prompt
 from zerothorder.errors import UsageError, nearest
@@ -186,7 +187,7 @@ def _prefix(peft: Any, model: Any, run_key: bytes) -> Any:
         token_dim=heads * size,
         **_kept_whole(model),
     )
-    adapted = peft.get_peft_model(model, config)
+    adapted = by_either_name(peft.get_peft_model(model, config))
     weight = adapted.prompt_encoder["default"].embedding.weight
     weight.data = weight.data.to(rows.device)
     with torch.no_grad():
@@ -207,7 +208,7 @@ def _keys_and_values(model: Any, run_key: bytes) -> Tensor:
         raise UsageError(f"{unfit} as a classifier; use the scheme lora, head or full")
     try:
         with torch.no_grad():
-            cache: Any = getattr(model(**inputs, use_cache=True), "past_key_values", None)
+            cache: Any = cache_of(model(**inputs, use_cache=True))
         layers: Any = getattr(cache, "self_attention_cache", cache).layers
         pairs = torch.stack([torch.stack((layer.keys[0], layer.values[0])) for layer in layers])
     except (AttributeError, TypeError, RuntimeError, ValueError) as error:

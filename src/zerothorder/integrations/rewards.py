@@ -5,11 +5,12 @@ import importlib
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from zerothorder.data.quiet import need
+from zerothorder.data.quiet import need, one_sentence
 from zerothorder.errors import UsageError, nearest
 
 Reward = Callable[..., Any]
@@ -43,7 +44,14 @@ class Check:
 
     def __call__(self, given: Iterable[Any], completions: Sequence[Any] | None = None) -> list[float | None]:
         """The rewards of a generation; None is kept: by TRL's word the reward says nothing of that completion."""
-        found = [None if value is None else float(value) for value in given]
+        try:
+            found = [None if value is None else float(value) for value in given]
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"the reward {self.name} gave what is no number ({error}); give one a completion"
+            ) from error
+        if completions is not None and len(found) != len(completions):
+            raise UsageError(f"the reward {self.name} gave {len(found)} numbers for {len(completions)} completions")
         numbers = [value for value in found if value is not None]
         for number, value in enumerate(found):
             if value is not None and not math.isfinite(value):
@@ -57,10 +65,14 @@ def checked(reward: Reward, check: Check) -> Reward:
     """The reward, which may be an async function, behind a check. The `model` it has is that of what comes back."""
 
     def call(completions: Sequence[Any], **columns: Any) -> list[float | None]:
-        return check(reward(completions=completions, **columns), completions)
+        with _named(check.name, columns):
+            given = reward(completions=completions, **columns)
+        return check(given, completions)
 
     async def later(completions: Sequence[Any], **columns: Any) -> list[float | None]:
-        return check(await reward(completions=completions, **columns), completions)
+        with _named(check.name, columns):
+            given = await reward(completions=completions, **columns)
+        return check(given, completions)
 
     awaits = any(inspect.iscoroutinefunction(own) for own in (reward, getattr(reward, "__call__", None)))  # noqa: B004
     found: Any = later if awaits else call
@@ -68,6 +80,19 @@ def checked(reward: Reward, check: Check) -> Reward:
     if hasattr(reward, "model"):
         found.model = reward.model
     return found
+
+
+@contextmanager
+def _named(name: str, columns: Iterable[str]) -> Generator[None]:
+    """An error inside the user's reward is the user's to mend, and says which reward and what it was given."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        given = ", ".join(("completions", *sorted(columns)))
+        said = f"{type(error).__name__}: {one_sentence(error)}"
+        raise UsageError(f"the reward {name} failed ({said}); it was given {given}") from error
 
 
 def values_of(reward: Reward, completions: Sequence[Any], **columns: Any) -> list[float | None]:
