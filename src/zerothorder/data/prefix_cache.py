@@ -26,7 +26,7 @@ def by_either_name(adapted: Any) -> Any:
     Nothing is done where the two agree, or where peft puts nothing into the cache. Bound methods, so that a deep copy
     of the model is bound to the copy.
     """
-    if "PREFIX" not in str(getattr(adapted.active_peft_config, "peft_type", "")):
+    if adapted.active_peft_config.peft_type != "PREFIX_TUNING":
         return adapted
     base = adapted.get_base_model()
     if _NEW not in (known := inspect.signature(type(base).forward).parameters) or _OLD in known:

@@ -14,7 +14,6 @@ from torch import Tensor
 from zerothorder import catalogue
 from zerothorder.data import load_model
 from zerothorder.data.adapters import write_adapter
-from zerothorder.data.prefix_cache import by_either_name
 from zerothorder.data.quiet import need
 from zerothorder.errors import UsageError
 from zerothorder.integrations.trainer_checkpoint import LEDGER
@@ -117,7 +116,7 @@ class Adapters:
     def adapted(self, model: Any, folder: Path) -> Any:
         """The model with the adapter of a stage's folder, in eval mode."""
         peft = need("peft", "adapters")
-        found = by_either_name(peft.get_peft_model(model, peft.PeftConfig.from_pretrained(str(folder))))
+        found = peft.get_peft_model(model, peft.PeftConfig.from_pretrained(str(folder)))
         put(found, load_file(folder / ADAPTER))
         return found.eval()
 

@@ -87,7 +87,7 @@ def _named(name: str, columns: Iterable[str]) -> Generator[None]:
     """An error inside the user's reward is the user's to mend, and says which reward and what it was given."""
     try:
         yield
-    except UsageError:
+    except (UsageError, MemoryError):  # which have advice of their own
         raise
     except Exception as error:
         given = ", ".join(("completions", *sorted(columns)))
