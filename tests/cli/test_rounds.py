@@ -74,6 +74,7 @@ def test_a_given_reward_and_what_is_printed(given: list[str], tmp_path: Path, ca
         (["--then", "zopro", "lrr=3"], "no setting 'lrr'"),
         (["--first", "adamw", "2e-4"], "--first adamw takes NAME=VALUE, not '2e-4'"),
         (["--reward", "rouge"], "there is no reward 'rouge'"),
+        (["--first", "zopro"], "first is zopro, which follows an earlier update where there is none yet"),
         (["--longest", "1"], "has at most 1 tokens"),
         (["--prompt", "{body}"], "column 'body'"),
     ],

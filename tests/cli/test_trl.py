@@ -136,9 +136,38 @@ def test_an_unknown_line_of_the_yaml_file_is_named(tmp_path: Path, capsys: pytes
     file.write_text("objective: dpo\nlearning_rat: 1\n")
     assert main(["train", "--config", str(file)]) == 2
     assert "did you mean 'learning_rate'" in " ".join(capsys.readouterr().err.split())
+    file.write_text("objective: dpo\nlr: 1\n")
+    assert main(["train", "--config", str(file)]) == 2
+    assert "it is learning_rate here" in " ".join(capsys.readouterr().err.split())
     file.write_text("objective: dpo\nzo: low-rank\n")
     assert main(["train", "--config", str(file)]) == 2
     assert "the block `zo:`" in capsys.readouterr().err
+
+
+def test_programs_get_rows_of_json_and_the_quiet_nothing(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words(folder, "dpo", tmp_path / "run"), "--disable_tqdm", "false", "--json"]) == 0
+    told = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [(row["step"], "zo/projected_gradient" in row) for row in told if row["kind"] == "log"][:2] == [
+        (1, True),
+        (2, True),
+    ]
+    assert main([*words(folder, "dpo", tmp_path / "other"), "--quiet"]) == 0
+    assert capfd.readouterr().out == ""
+
+
+def test_a_learning_rate_nobody_chose_is_told_unless_the_method_is_adamw(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = words(folder, "dpo", tmp_path / "run")
+    at = asked.index("--learning_rate")
+    chosen, unchosen = asked, [*asked[:at], *asked[at + 2 :]]
+    told = list[bool]()
+    for more in (chosen, unchosen, [*unchosen, "--zo.recipe", "adamw"]):
+        assert main(more) == 0
+        told.append("learning_rate is TRL's default, 1e-06, for AdamW" in " ".join(capsys.readouterr().err.split()))
+    assert told == [False, True, False]
 
 
 def test_help_names_trainer_and_fields(capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,6 +175,9 @@ def test_help_names_trainer_and_fields(capsys: pytest.CaptureFixture[str]) -> No
     shown = capsys.readouterr().out
     assert "KTOTrainer" in shown
     assert "--zo.recipe" in shown
+    assert "precompute_ref_log_probs is on" in shown
+    assert main(["train", "--objective", "sft", "--help"]) == 0
+    assert "precompute_ref_log_probs" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -167,6 +199,13 @@ def test_help_names_trainer_and_fields(capsys: pytest.CaptureFixture[str]) -> No
             "kto",
             {"prompt": [{"role": "user", "content": "a"}], "completion": "b", "label": True},
             "completion is a text and prompt a conversation",
+        ),
+        ("rloo", {"prompt": [{"role": "user", "content": ""}]}, "holds a message without content"),
+        ("rloo", {"prompt": [{"role": "human", "content": "a"}]}, "the role 'human', which TRL calls 'user'"),
+        (
+            "reward",
+            {"chosen": [{"role": "user", "content": "b"}], "rejected": [{"role": "assistant", "content": "c"}]},
+            "chosen ends in a message of the user; an answer's last message is the assistant's",
         ),
     ],
 )
@@ -195,6 +234,8 @@ def test_a_column_that_is_missing_has_its_nearest_name(folder: Path, tmp_path: P
     file.write_text('{"prompt": "a", "choosen": "b", "rejected": "c"}\n')
     with pytest.raises(UsageError, match="no column 'chosen'; did you mean 'choosen'"):
         load_rows("dpo", str(file), "train")
+    with pytest.raises(UsageError, match=r"there is no file .*nothing\.jsonl$"):
+        load_rows("dpo", str(tmp_path / "nothing.jsonl"), "train")
     other = tmp_path / "rows.txt"
     other.write_text("")
     with pytest.raises(UsageError, match=r"ends in '\.txt'"):
@@ -274,6 +315,20 @@ class _Trainer:
                 function(["a", "b"])
 
 
+def test_a_folder_s_model_needs_a_head_for_scores(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is LlamaForCausalLM, which has no head for scores; give the folder"):
+        reward_of(str(folder / "model"))
+    with pytest.raises(UsageError, match="holds no model"):
+        reward_of(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForSequenceClassification"]}')
+    assert reward_of(str(tmp_path)) == str(tmp_path)
+    (tmp_path / "config.json").write_text('{"architectures": ["OwnReward"], "auto_map": {}}')
+    assert reward_of(str(tmp_path)) == str(tmp_path)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert reward_of(str(tmp_path)) == str(tmp_path)
+
+
 def test_a_reward_is_found_beside_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A console script's path has no working folder in it."""
     (tmp_path / "a_reward_of_mine.py").write_text("def f(completions, **others):\n    return [1.0, 2.0]\n")
@@ -334,6 +389,8 @@ def test_an_adapter_s_run_is_replayed_from_base_and_ledger_by_the_command(
         (["--load_in_4bit"], "load_in_4bit is not honoured.*leave it out"),
         (["--load_in_8bit"], "load_in_8bit is not honoured.*leave it out"),
         (["--dataset_streaming"], "dataset_streaming is not honoured.*leave it out"),
+        (["--lr", "1e-3"], "has no field 'lr'; it is --learning_rate here"),
+        (["--max_steps", "many"], "^zo: argument --max_steps.*: invalid int value: 'many' $"),
         (["--dtype", "auto"], "dtype is 'auto'; give float32, bfloat16 or float16"),
         (["--eval_strategy", "epoch"], r"eval_strategy is epoch, but .*preference\.jsonl is one file.*give a folder"),
     ],
@@ -364,7 +421,8 @@ def test_an_objective_of_nobody_is_named_with_all_there_are(capsys: pytest.Captu
     assert main(["train", "--objective", "dppo", "--output", "x"]) == 2
     said = capsys.readouterr().err
     assert "did you mean 'dpo'" in said
-    assert "classification" in said
+    assert main(["train", "--objective", "zzz", "--output", "x"]) == 2
+    assert capsys.readouterr().err.count("classification") == 1
 
 
 def test_shipped_data_goes_by_name() -> None:

@@ -103,6 +103,12 @@ def test_an_optimizer_beside_the_recipe_is_refused(more: Any, tmp_path: Path) ->
         made(tmp_path / "run", model=model, **more(torch.optim.SGD(model.parameters())))
 
 
+def test_a_mixin_after_its_trainer_is_refused() -> None:
+    with pytest.raises(UsageError, match="Late has TrainerMixin after its trainer; put it first"):
+        type("Late", (transformers.Trainer, zo.TrainerMixin), {})
+    type("First", (zo.TrainerMixin, transformers.Trainer), {})
+
+
 def test_a_model_made_anew_in_train_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"give model=model_init\(\)"):
         type("Mixed", (zo.TrainerMixin, transformers.Trainer), {})(

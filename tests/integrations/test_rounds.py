@@ -282,6 +282,14 @@ def test_the_first_policy_may_be_first_order_and_a_reward_be_given(base: str, tm
         rounds(base, tmp_path / "run", **asked, named={"reward": "variety"}, prompts=more).run()
 
 
+def test_a_policy_that_moved_nothing_is_named_and_leads_nowhere(base: str, tmp_path: Path) -> None:
+    still: dict[str, Any] = {"reward": variety, "first": ("spsa", {"lr": 0.0, "eps": 1e-2})}
+    for _ in range(2):
+        with pytest.raises(UsageError, match="policy-0 moved nothing, so there is no update for zopro to follow"):
+            rounds(base, tmp_path / "run", **still).run()
+    assert not (tmp_path / "run" / "policy-1" / "ledger.zo").exists()
+
+
 def test_a_constant_rate_warms_up(base: str, tmp_path: Path) -> None:
     warming = ("spsa", {"lr": 1e-2, "eps": 1e-2, "schedule": "constant", "warmup": 2})
     last = rounds(base, tmp_path / "run", reward=variety, first=warming, rounds=1, updates=3).run()

@@ -40,7 +40,8 @@ def explain(error: Exception) -> tuple[int, str]:
         return MENDABLE, f"cannot use{where}: {error.strerror}; free some space or choose another place"
     if isinstance(error, MemoryError) or _is_out_of_memory(error):
         return MENDABLE, (
-            "there is not enough memory for this; try --micro-batch 1, --dtype bfloat16 or a shorter --max-length"
+            "there is not enough memory for this; try --micro-batch 1 (with an objective of TRL's "
+            "--per_device_train_batch_size 1), --dtype bfloat16 or a shorter --max-length"
         )
     text = " ".join(str(error).split())[:300]
     return DEFECT, (

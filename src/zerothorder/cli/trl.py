@@ -1,11 +1,11 @@
 """`zo train --objective dpo` and its kin: a trainer of TRL without a backward pass, TRL's names for flags and YAML."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from zerothorder.cli.terminal import table, terminal
+from zerothorder.cli.terminal import Terminal, table, terminal
 from zerothorder.config import value_of
 from zerothorder.errors import UsageError, nearest
 
@@ -44,7 +44,7 @@ and --output are short for model_name_or_path, dataset_name and output_dir. Besi
   --zo.recipe NAME   the recipe (zo recipes lists them), and --zo.SETTING VALUE its settings; in YAML a block `zo:`
   --quiet, --json    print less, or one JSON object a line
 
-Learning rate, schedule and weight decay are TRL's fields. bf16 is off unless asked for, precompute_ref_log_probs is on;
+Learning rate, schedule and weight decay are TRL's fields, with TRL's defaults. bf16 is off unless asked for{cached};
 gradient_checkpointing and max_grad_norm are off. The run leaves ledger.zo in its folder, from which
 --resume_from_checkpoint goes on.
 """
@@ -55,7 +55,7 @@ def objective_of(words: Sequence[str]) -> str | None:
     own, _, _ = _sorted(words)
     asked = own.get("objective") or (_yaml(Path(own["config"])).get("objective") if "config" in own else None)
     if asked is not None and asked not in (known := (*OWN, *OBJECTIVES)):
-        raise UsageError(f"there is no objective {asked!r}{nearest(str(asked), known)}; known are {', '.join(known)}")
+        raise UsageError(f"there is no objective {asked!r}{nearest(str(asked), known)}")
     return asked if asked in OBJECTIVES else None
 
 
@@ -71,11 +71,17 @@ def main(words: Sequence[str], objective: str) -> int:
 
             aim = AIMS[objective]
             known = ", ".join(OBJECTIVES)
-            print(_HELP.format(objective=objective, trainer=aim.trainer, config=aim.config, objectives=known))
+            cached = ", precompute_ref_log_probs is on" if "precompute_ref_log_probs" in aim.defaults else ""
+            named = {"objective": objective, "trainer": aim.trainer, "config": aim.config, "objectives": known}
+            print(_HELP.format(**named, cached=cached))
             return 0
         out.progress("starting", 0, 1)
         trainer, checkpoint = _made(objective, own.get("reward"), given, settings, rest)
         out.progress("starting", 1, 1)
+        if own.get("quiet") or own.get("json"):
+            _rows_to(out, trainer)
+        if (note := _rate(trainer)) is not None:
+            out.note(note)
         trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model()
         logged = [row for row in trainer.state.log_history if "loss" in row]
@@ -104,18 +110,18 @@ def _made(
     trainer, config = mixed(objective)
     trl, aim = need("trl", f"the objective {objective}"), AIMS[objective]
     parser = trl.TrlParser((trl.ScriptArguments, config, trl.ModelConfig), prog=f"zo train --objective {objective}")
+    parser.allow_abbrev = False  # --lr would be a shortened --lr_scheduler_type
+    parser.error = _refuse
     fields = {action.dest for action in parser._actions}
     parser.set_defaults(**{name: value for name, value in aim.defaults.items() if name in fields})
     for name in given:
         if name not in fields:
-            raise UsageError(f"the YAML file has a field {name!r} that TRL does not know{nearest(name, fields)}")
+            raise UsageError(f"the YAML file has a field {name!r} that TRL does not know{_meant(name, fields, '')}")
     parser.set_defaults_with_config(**given)
     script, training, source, rest = parser.parse_args_into_dataclasses(list(words), return_remaining_strings=True)
     if unknown := next((word for word in rest if word.startswith("--")), None):
         flag = unknown.removeprefix("--").partition("=")[0].replace("-", "_")
-        other = _OTHER.get(flag)
-        hint = f"; it is --{other} here" if other else nearest(flag, fields)
-        raise UsageError(f"{config.__name__} has no field {flag!r}{hint}")
+        raise UsageError(f"{config.__name__} has no field {flag!r}{_meant(flag, fields, '--')}")
     if not source.model_name_or_path or not script.dataset_name:
         raise UsageError(f"{objective} needs --model and --data, or model_name_or_path and dataset_name in the YAML")
     dtype = _honoured(script, source)
@@ -150,6 +156,36 @@ def _made(
         model=loaded.model, args=training, train_dataset=rows, processing_class=loaded.tokenizer, recipe=recipe, **named
     )
     return made, training.resume_from_checkpoint
+
+
+def _meant(name: str, fields: Collection[str], dashes: str) -> str:
+    return f"; it is {dashes}{_OTHER[name]} here" if name in _OTHER else nearest(name, fields)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UsageError(message)
+
+
+def _rate(trainer: Any) -> str | None:
+    """What to say of a learning rate that nobody chose."""
+    rate = trainer.args.learning_rate
+    first_order = trainer._zo_recipe.name in ("adamw", "sgd")
+    if first_order or rate != type(trainer.args).__dataclass_fields__["learning_rate"].default:
+        return None
+    return f"learning_rate is TRL's default, {rate:g}, for AdamW; for some hundred steps take 2e-5, with adapters 1e-3"
+
+
+def _rows_to(out: Terminal, trainer: Any) -> None:
+    """What the trainer logs as rows of ours, in place of transformers' dicts and bars."""
+    from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+
+    class Rows(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+            out.row({"kind": "log", **state.log_history[-1]})
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(Rows)
 
 
 def _honoured(script: Any, source: Any) -> str:

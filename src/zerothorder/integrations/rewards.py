@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import inspect
+import json
 import math
 import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -23,8 +24,9 @@ def reward_of(name: str) -> Any:
     which TRL loads by its name: what it gives is checked in the trainer."""
     if name in METRICS:
         return checked(METRICS[name](), Check(name))
-    if Path(name).expanduser().is_dir():
-        return str(Path(name).expanduser())
+    if (folder := Path(name).expanduser()).is_dir():
+        _with_a_head(folder)
+        return str(folder)
     module, _, function = name.partition(":")
     if not function:
         raise UsageError(f"there is no reward {name!r}{nearest(name, METRICS)}; give a folder or module:function")
@@ -34,6 +36,22 @@ def reward_of(name: str) -> Any:
         return checked(getattr(importlib.import_module(module), function), Check(name))
     except (ImportError, AttributeError) as error:
         raise UsageError(f"cannot import the reward {name!r} ({error}); give module:function") from error
+
+
+def _with_a_head(folder: Path) -> None:
+    """UsageError where transformers would draw a reward head at random."""
+    if (folder / "adapter_config.json").exists():
+        return  # which says nothing of its base's head
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"the reward {folder} holds no model ({error})") from error
+    names = config.get("architectures") or ()
+    if "auto_map" not in config and names and not any(name.endswith("ForSequenceClassification") for name in names):
+        raise UsageError(
+            f"the reward {folder} is {names[0]}, which has no head for scores; give the folder of a reward model "
+            "(zo train --objective reward makes one)"
+        )
 
 
 class Check:
@@ -56,7 +74,10 @@ class Check:
         for number, value in enumerate(found):
             if value is not None and not math.isfinite(value):
                 said = "" if completions is None else f": {completions[number]!r}"
-                raise UsageError(f"the reward {self.name} is {value} for completion {number}{said}")
+                raise UsageError(
+                    f"the reward {self.name} is {value} for completion {number}{said}; give a number, or None where it "
+                    "says nothing of a completion"
+                )
         self.heard(numbers)
         return found
 

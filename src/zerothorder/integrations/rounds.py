@@ -15,6 +15,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
+from zerothorder import catalogue
 from zerothorder.data.quiet import need
 from zerothorder.errors import UsageError
 from zerothorder.execution.meter import Meter
@@ -91,6 +92,13 @@ class Rounds:
             raise UsageError("a reward model that learns again each round needs a judge; give judge=, or rounds=1")
         if self.pairs is not None:
             check_rows("reward", self.pairs, "pairs")
+        for flag, method in (("first", self.first), ("fit", self.fit)):
+            recipe: Any = catalogue.build(method[0], "lora", **method[1])
+            if "mu" in recipe.tags and not recipe.mu:
+                raise UsageError(
+                    f"{flag} is {method[0]}, which follows an earlier update where there is none yet; give another "
+                    "recipe, or its setting mu=FILE"
+                )
         if not 0 <= self.average < 1:
             raise UsageError(f"average is {self.average:g}; it is the share of the old reward model, from 0 to below 1")
 
@@ -211,6 +219,11 @@ class Rounds:
         """(the adapter to start from, what gives a run mu and v)."""
         last = self.output / f"policy-{number - 1}"
         mu = difference(load_file(last / ADAPTER), load_file(last / START / ADAPTER))
+        if not any(bool(tensor.any()) for tensor in mu.values()):
+            raise UsageError(
+                f"{last.name} moved nothing, so there is no update for {self.then[0]} to follow: its rewards were all "
+                "alike, or its rate is too small; begin in another folder with another reward, method or rate"
+            )
         v = None
         if self.reward is None:
             now, before = (self.output / f"reward-{n}" / ADAPTER for n in (number, number - 1))

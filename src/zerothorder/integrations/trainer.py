@@ -57,6 +57,12 @@ class TrainerMixin:
     optimizer: Any
     state: Any
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        before = cls.__mro__[: cls.__mro__.index(TrainerMixin)]
+        if any((own.__name__, own.__module__) == ("Trainer", "transformers.trainer") for own in before):
+            raise UsageError(f"{cls.__name__} has TrainerMixin after its trainer; put it first, before every trainer")
+        super().__init_subclass__(**kwargs)
+
     def __init__(
         self, *args: Any, recipe: str | Recipe = "mezo", begin: Callable[[Run], None] | None = None, **kwargs: Any
     ) -> None:

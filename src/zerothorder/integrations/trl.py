@@ -39,6 +39,11 @@ AIMS: dict[str, Aim] = {
 """Objectives of `zo train` that are a trainer of TRL."""
 
 
+_ANSWERS = ("chosen", "rejected", "completion")
+_MISNAMED = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant"}
+"""Roles of other collections, which a chat template would take as they are → TRL's."""
+
+
 def mixed(objective: str) -> tuple[type[Any], type[Any]]:
     """(the trainer with TrainerMixin before it, its config class)."""
     trl = need("trl", f"the objective {objective}")
@@ -58,6 +63,8 @@ def load_rows(objective: str, name: str, split: str, config: str | None = None, 
         if not path.is_file():
             raise UsageError(f"{name} has no split {split!r}; it has train, dev and test")
     kinds = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+    if path.suffix in kinds and not path.is_file():
+        raise UsageError(f"there is no file {name}")
     try:
         if path.is_file():
             if path.suffix not in kinds:
@@ -77,8 +84,8 @@ def load_rows(objective: str, name: str, split: str, config: str | None = None, 
 
 def check_rows(objective: str, rows: Any, where: str, text: str = "text") -> None:
     """UsageError names the first row, counted from 1, that cannot be meant: missing, empty or equal answers, a message
-    without role or content, texts beside conversations, a label that is neither true nor false. `text` is TRL's
-    dataset_text_field, of SFT."""
+    without role or content, an answer that ends in a question, texts beside conversations, a label that is neither true
+    nor false. `text` is TRL's dataset_text_field, of SFT."""
     columns = list(rows.column_names)
     wanted = AIMS[objective].columns
     if objective == "sft":
@@ -119,4 +126,10 @@ def _fault(value: Any, column: str) -> str | None:
     for message in value:
         if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
             return f"{column} holds a message without role and content: {message!r}"
+        if not message["content"] and not message.get("tool_calls"):
+            return f"{column} holds a message without content: {message!r}"
+        if (role := message["role"]) in _MISNAMED:
+            return f"{column} has the role {role!r}, which TRL calls {_MISNAMED[role]!r}"
+    if column in _ANSWERS and (role := value[-1]["role"]) in ("user", "system"):
+        return f"{column} ends in a message of the {role}; an answer's last message is the assistant's"
     return None
